@@ -1,0 +1,123 @@
+"""Settings: every knob, its environment variable, its default."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from startlist.errors import ConfigurationError
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def default_home() -> Path:
+    """Where the embedded database and the key file live unless `STARTLIST_HOME` says otherwise."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/startlist")
+    return Path(platformdirs.user_data_dir("startlist", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """What the environment and `.env` say. Read it with `load()`, which turns faults into one clear error."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STARTLIST_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    database_url: SecretStr | None = Field(None, description="A PostgreSQL URL, 13 or newer; none: the embedded one.")
+    database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
+        "startlist", description="The schema our tables live in."
+    )
+    home: Path = Field(default_factory=default_home, description="Embedded database and key file.")
+    api_url: str = Field("https://api.runsignup.com/rest", description="RunSignup's base address.")
+    api_registration: SecretStr | None = Field(None, description="RunSignup's caller registration, `id.token`.")
+    api_registration_secret: SecretStr | None = Field(None, description="The registration's secret; both or neither.")
+    api_secret: SecretStr | None = Field(None, description="The secret for `partner add` and `partner rotate`.")
+    secret_key: SecretStr | None = Field(None, description="Fernet key(s), comma-separated, newest first.")
+    calls_per_hour: int = Field(1000, ge=1, description="Calls of each credential per rolling hour.")
+    concurrent_calls: int = Field(2, ge=1, le=64, description="Calls under way at once, of all processes.")
+    timezone: str | None = Field(None, description="Zone of the daily times; none: the machine's.")
+    log_level: LogLevel = Field(LogLevel.INFO, description="Least level that is logged.")
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="`json` for machines.")
+    log_file: Path | None = Field(None, description="A rotating file instead of stderr.")
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError("not a known time zone; use an IANA name such as America/New_York") from None
+        return value
+
+    @field_validator("api_url")
+    @classmethod
+    def _https_or_loopback(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must begin with https://")
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError("must be a plain address, without user, query or fragment")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("plain http would send secrets readable; http:// is only for this machine (127.0.0.1)")
+        return value.rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_registration(self) -> Settings:
+        if (self.api_registration is None) != (self.api_registration_secret is None):
+            raise ValueError(
+                "STARTLIST_API_REGISTRATION and STARTLIST_API_REGISTRATION_SECRET: set both or neither;"
+                " RunSignup refuses every call that carries half a caller registration"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load() -> Settings:
+    """The settings of this process. Raises `ConfigurationError`, which names the variable and never a secret."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # every field has a default or comes from the environment
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_input=False, include_url=False):
+            name = "STARTLIST_" + str(item["loc"][0]).upper() + ": " if item["loc"] else ""
+            problems.append(name + item["msg"].removeprefix("Value error, "))
+        raise ConfigurationError("; ".join(problems)) from None
