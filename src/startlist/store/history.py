@@ -1,0 +1,168 @@
+"""What ran and what it did: runs, and one row per pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+from psycopg import AsyncConnection
+
+
+@dataclass(slots=True)
+class Figures:
+    """The counts of one pass, named as the columns of `sync_history`."""
+
+    api_calls: int = 0
+    rows_received: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_unchanged: int = 0
+    rows_removed: int = 0
+    rows_missing: int = 0
+    bib_changes: int = 0
+    silent_edits: int = 0
+    quarantined: int = 0
+
+    def add(self, other: Figures) -> None:
+        """Add the other's counts to these."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+OPEN_PASS = """
+insert into sync_history (run_id, timing_partner_id, credential_id, race_id, event_ids, sync_type, status, reason)
+values (%s, %s, %s, %s, %s, %s, 'running', %s)
+returning sync_history_id
+"""
+
+# Only the race's lock holder may call this: whoever held it before is gone.
+CLOSE_INTERRUPTED = """
+update sync_history
+set status = 'failed', finished_at = now(), error_message = 'interrupted'
+where timing_partner_id = %s and race_id = %s and status = 'running'
+"""
+
+FIGURES = """
+update sync_history
+set api_calls = %(api_calls)s, rows_received = %(rows_received)s, rows_inserted = %(rows_inserted)s,
+    rows_updated = %(rows_updated)s, rows_unchanged = %(rows_unchanged)s, rows_removed = %(rows_removed)s,
+    rows_missing = %(rows_missing)s, bib_changes = %(bib_changes)s, silent_edits = %(silent_edits)s,
+    quarantined = %(quarantined)s
+where sync_history_id = %(id)s
+"""
+
+CLOSE_PASS = """
+update sync_history
+set status = %(status)s, sync_type = %(type)s, reason = %(reason)s, event_ids = %(events)s, finished_at = now(),
+    error_code = %(code)s, error_message = %(message)s
+where sync_history_id = %(id)s
+"""
+
+SKIPPED = """
+insert into sync_history
+    (run_id, timing_partner_id, credential_id, race_id, event_ids, sync_type, status, reason, finished_at)
+values (%s, %s, %s, %s, %s, 'incremental', 'skipped', %s, now())
+"""
+
+FAILED = """
+insert into sync_history
+    (run_id, timing_partner_id, credential_id, race_id, sync_type, status, reason, finished_at, api_calls,
+     error_code, error_message)
+values (%s, %s, %s, %s, 'full', 'failed', %s, now(), %s, %s, %s)
+"""
+
+
+async def open_run(conn: AsyncConnection, command: str, trigger: str = "manual") -> int:
+    """Begin a run and return its id."""
+    row = await (
+        await conn.execute(
+            "insert into sync_runs (command, trigger) values (%s, %s) returning run_id", [command, trigger]
+        )
+    ).fetchone()
+    assert row is not None  # noqa: S101 - an insert with returning gives its row
+    return int(row[0])
+
+
+async def close_run(conn: AsyncConnection, run_id: int, status: str, error_message: str | None = None) -> None:
+    """End a run with its status: completed, partial, failed, skipped or interrupted."""
+    await conn.execute(
+        "update sync_runs set status = %s, finished_at = now(), error_message = %s where run_id = %s",
+        [status, error_message, run_id],
+    )
+
+
+async def close_interrupted(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> int:
+    """Close what an earlier holder of the race's lock left running, and return how many rows that were."""
+    return (await conn.execute(CLOSE_INTERRUPTED, [timing_partner_id, race_id])).rowcount
+
+
+async def open_pass(
+    conn: AsyncConnection,
+    *,
+    run_id: int,
+    timing_partner_id: int,
+    credential_id: int,
+    race_id: int,
+    event_ids: Collection[int],
+    sync_type: str,
+    reason: str,
+) -> int:
+    """Begin a pass's row and return its id."""
+    values = [run_id, timing_partner_id, credential_id, race_id, sorted(event_ids), sync_type, reason]
+    row = await (await conn.execute(OPEN_PASS, values)).fetchone()
+    assert row is not None  # noqa: S101 - an insert with returning gives its row
+    return int(row[0])
+
+
+async def save_figures(conn: AsyncConnection, sync_history_id: int, figures: Figures) -> None:
+    """Keep the counts so far, in the transaction of the page that made them."""
+    await conn.execute(FIGURES, {**asdict(figures), "id": sync_history_id})
+
+
+async def close_pass(
+    conn: AsyncConnection,
+    sync_history_id: int,
+    *,
+    status: str,
+    sync_type: str,
+    reason: str,
+    event_ids: Collection[int],
+    error_code: int | None = None,
+    error_message: str | None = None,
+) -> None:
+    """End a pass's row."""
+    values = {"id": sync_history_id, "status": status, "type": sync_type, "reason": reason}
+    await conn.execute(
+        CLOSE_PASS, {**values, "events": sorted(event_ids), "code": error_code, "message": error_message}
+    )
+
+
+async def record_skipped(
+    conn: AsyncConnection,
+    *,
+    run_id: int,
+    timing_partner_id: int,
+    credential_id: int,
+    race_id: int,
+    event_ids: Collection[int],
+    reason: str,
+) -> None:
+    """Note that a race was not read because another run holds it."""
+    await conn.execute(SKIPPED, [run_id, timing_partner_id, credential_id, race_id, sorted(event_ids), reason])
+
+
+async def record_failed(
+    conn: AsyncConnection,
+    *,
+    run_id: int,
+    timing_partner_id: int,
+    credential_id: int,
+    race_id: int,
+    reason: str,
+    api_calls: int,
+    error_code: int | None,
+    error_message: str,
+) -> None:
+    """Note a race that failed before its pass began: its record could not be read."""
+    values = [run_id, timing_partner_id, credential_id, race_id, reason, api_calls, error_code, error_message]
+    await conn.execute(FAILED, values)

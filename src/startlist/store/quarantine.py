@@ -1,0 +1,88 @@
+"""Records that cannot be stored: kept as sent, with the reason, until a good version arrives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from psycopg import AsyncConnection
+
+
+class BadRecord(Protocol):
+    """A record that cannot be stored: `raw` as sent, `reason` names the field and never a value."""
+
+    endpoint: str
+    reason: str
+    raw: str
+    event_id: int | None
+    registration_id: int | None
+
+
+SET_ASIDE = """
+insert into runsignup_quarantine as q
+    (timing_partner_id, race_id, event_id, registration_id, sync_history_id, endpoint, reason, raw, raw_hash)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+on conflict (timing_partner_id, race_id, endpoint, raw_hash) do update
+set last_seen_at = now(), seen_count = q.seen_count + 1, resolved_at = null, sync_history_id = excluded.sync_history_id
+"""
+
+RESOLVE_STORED = """
+update runsignup_quarantine as q
+set resolved_at = now()
+where q.timing_partner_id = %s and q.race_id = %s and q.endpoint = %s and q.resolved_at is null
+  and q.registration_id = any(%s::bigint[])
+"""
+
+RESOLVE_UNSEEN = """
+update runsignup_quarantine
+set resolved_at = now()
+where timing_partner_id = %s and race_id = %s and endpoint = any(%s) and resolved_at is null and last_seen_at < %s
+"""
+
+
+async def set_aside(
+    conn: AsyncConnection,
+    bad: Sequence[BadRecord],
+    *,
+    timing_partner_id: int,
+    race_id: int | None,
+    sync_history_id: int | None,
+) -> None:
+    """Keep bad records, one row for each distinct one."""
+    async with conn.cursor() as cursor:
+        await cursor.executemany(
+            SET_ASIDE,
+            [
+                (timing_partner_id, race_id, b.event_id, b.registration_id, sync_history_id, b.endpoint, b.reason,
+                 b.raw, hashlib.blake2b(b.raw.encode(), digest_size=16).digest())
+                for b in bad
+            ],  # fmt: skip
+        )
+
+
+async def open_records(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> int:
+    """How many records of the race wait in quarantine."""
+    row = await (
+        await conn.execute(
+            "select count(*) from runsignup_quarantine"
+            " where timing_partner_id = %s and race_id = %s and resolved_at is null",
+            [timing_partner_id, race_id],
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def resolve_stored(
+    conn: AsyncConnection, timing_partner_id: int, race_id: int, endpoint: str, registration_ids: Collection[int]
+) -> None:
+    """Close the records of which a good version has just been stored."""
+    await conn.execute(RESOLVE_STORED, [timing_partner_id, race_id, endpoint, list(registration_ids)])
+
+
+async def resolve_unseen(
+    conn: AsyncConnection, timing_partner_id: int, race_id: int, endpoints: Collection[str], since: datetime
+) -> None:
+    """Close the records that a complete read, begun at `since`, no longer showed."""
+    await conn.execute(RESOLVE_UNSEEN, [timing_partner_id, race_id, list(endpoints), since])
