@@ -17,17 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 from cryptography.fernet import Fernet, InvalidToken
 
 from startlist.config import Settings
 from startlist.errors import ConfigurationError
-from startlist.store.database import translated
+from startlist.store.database import Connection, translated
 
 SEALED = "fernet:"
 VARIABLE = "STARTLIST_SECRET_KEY"
-
-Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
 class KeyRing:

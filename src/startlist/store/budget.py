@@ -1,0 +1,153 @@
+"""The budget of each credential, counted from `api_calls` on the server's clock, exact over all processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from startlist.errors import CredentialRefused
+from startlist.store.database import Connection, translated
+from startlist.store.partners import Credential
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A call that may be made now; `calls_left` is what remains of the hour after it."""
+
+    call_id: int
+    calls_left: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A refused call: free again at `until` (server's clock), in `seconds`, paused by RunSignup or spent."""
+
+    until: datetime
+    seconds: float
+    paused: bool
+    calls_left: int
+
+
+async def reserve(
+    conn: Connection, credential: Credential, *, endpoint: str, race_id: int | None, run_id: int | None, first: bool
+) -> Reservation | Wait:
+    """Reserve one call of the credential's rolling hour; the first of a pass wants two free calls, for both feeds.
+
+    Raises `CredentialRefused` when the credential was removed meanwhile.
+    """
+    needed = min(2 if first else 1, credential.calls_per_hour)
+    query = """
+        select reservation, calls_left, free_at, wait_seconds, paused
+        from reserve_call(%s::bigint, %s::integer, %s::integer, %s::bigint, %s::text, %s::bigint)
+    """
+    values = [credential.credential_id, credential.calls_per_hour, needed, run_id, endpoint, race_id]
+    with translated():
+        row = await (await conn.execute(query, values)).fetchone()
+    match row:
+        case (int(call_id), int(left), _, _, _):
+            return Reservation(call_id, left)
+        case (None, int(left), datetime() as until, float(seconds), bool(paused)):
+            return Wait(until, seconds, paused, left)
+        case _:
+            raise CredentialRefused(f"credential {credential.credential_id} was removed meanwhile")
+
+
+async def record(
+    conn: Connection,
+    call_id: int,
+    *,
+    seconds: float,
+    http_status: int | None,
+    error_code: int | None,
+    rows: int | None,
+    nbytes: int | None,
+) -> None:
+    """Write down how a call that was sent ended; a success ends the doubling of pauses."""
+    query = """
+        with ended as (
+            update api_calls set
+                started_at = clock_timestamp() - make_interval(secs => %(seconds)s::double precision),
+                ms = round(%(seconds)s::double precision * 1000),
+                http_status = %(http_status)s::integer, error_code = %(error_code)s::integer,
+                rows = %(rows)s::integer, bytes = %(nbytes)s::bigint
+            where call_id = %(call_id)s::bigint
+            returning credential_id, http_status = 200 and error_code is null as succeeded
+        )
+        update partner_provider_credentials c set pause_seconds = 0, paused_until = null
+        from ended
+        where ended.succeeded and c.credential_id = ended.credential_id
+          and c.pause_seconds > 0 and c.paused_until <= clock_timestamp()
+    """
+    values = {
+        "call_id": call_id,
+        "seconds": seconds,
+        "http_status": http_status,
+        "error_code": error_code,
+        "rows": rows,
+        "nbytes": nbytes,
+    }
+    with translated():
+        await conn.execute(query, values)
+
+
+async def pause(conn: Connection, credential_id: int, retry_after: float | None) -> None:
+    """Pause a credential for all processes: for `retry_after` seconds, else 60 s, doubling up to 15 min.
+
+    Calls that were throttled together pause it once; a `retry_after` over a day counts as one.
+    """
+    query = """
+        update partner_provider_credentials c set
+            paused_until = greatest(c.paused_until, m.moment + make_interval(secs => coalesce(m.asked, m.own))),
+            pause_seconds = case when m.asked is null then m.own else c.pause_seconds end
+        from (
+            select clock_timestamp() as moment, least(%s::double precision, 86400) as asked,
+                   case when paused_until > clock_timestamp() and pause_seconds > 0 then pause_seconds
+                        else least(greatest(2 * pause_seconds, 60), 900) end as own
+            from partner_provider_credentials where credential_id = %s
+        ) m
+        where c.credential_id = %s
+    """
+    with translated():
+        await conn.execute(query, [retry_after, credential_id, credential_id])
+
+
+async def calls_left(conn: Connection, credential: Credential) -> int:
+    """How many calls the credential may still make in this hour, pauses aside."""
+    query = """
+        select count(*) from api_calls
+        where credential_id = %s and reserved_at > clock_timestamp() - interval '3605 seconds'
+    """
+    with translated():
+        row = await (await conn.execute(query, [credential.credential_id])).fetchone()
+    return max(0, credential.calls_per_hour - (int(row[0]) if row else 0))
+
+
+async def last_call_at(conn: Connection, credential_id: int) -> datetime | None:
+    """When the credential's last call was reserved; a stopped credential is tried again an hour after it."""
+    query = "select max(reserved_at) from api_calls where credential_id = %s"
+    with translated():
+        row = await (await conn.execute(query, [credential_id])).fetchone()
+    return row[0] if row and isinstance(row[0], datetime) else None
+
+
+async def refused_races(conn: Connection, credential_id: int) -> int:
+    """How many different races answered 7 within the last hour to the present secret; 0 after any success in it.
+
+    Only calls that need rights tell: a wrong legacy key reads the race list and public races like anyone.
+    """
+    query = """
+        select case when bool_or(a.http_status = 200 and a.error_code is null) then 0
+                    else count(distinct a.race_id) filter (where a.error_code = 7) end
+        from api_calls a join partner_provider_credentials c using (credential_id)
+        where a.credential_id = %s
+          and a.reserved_at > greatest(clock_timestamp() - interval '1 hour', c.rotated_at)
+          and a.endpoint in ('participants', 'removed-participants', 'search-bib')
+    """
+    with translated():
+        row = await (await conn.execute(query, [credential_id])).fetchone()
+    return int(row[0]) if row else 0
+
+
+def refusals_stop(refused: int, listed: int) -> bool:
+    """Whether so many refused races stop a credential that lists so many: three, or all where it lists fewer."""
+    return refused >= min(3, max(listed, 1))

@@ -1,0 +1,135 @@
+"""Lanes: the few calls that may be under way at once, over all processes on one database.
+
+A lane is a session advisory lock. Each process has one connection per lane, because such locks are re-entrant within a
+connection; a killed process loses its connections and so frees its lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from startlist.errors import DatabaseError
+from startlist.store.database import Connection, Database, global_lock_key, translated
+
+
+class Lane:
+    """One lane as this process sees it: its connection, opened when first needed and again when lost."""
+
+    def __init__(self, database: Database, number: int) -> None:
+        self._database = database
+        self._key = global_lock_key("lane", number)
+        self._conn: Connection | None = None
+
+    async def connection(self) -> Connection:
+        """The lane's own connection (autocommit); its lock is gone if it had to be opened anew."""
+        if self._conn is None or self._conn.closed or self._conn.broken:
+            self._conn = await self._database.connect(autocommit=True, name="startlist lane")
+            # A limit that the role or database carries must not end the wait for a lane.
+            await self._conn.execute("set statement_timeout = 0; set lock_timeout = 0")
+        return self._conn
+
+    async def lock(self, *, wait: bool) -> bool:
+        """Take the lane's lock; without `wait` only if nobody holds it."""
+        query = "select pg_advisory_lock(%s), true" if wait else "select null, pg_try_advisory_lock(%s)"
+        with translated():
+            try:
+                row = await (await (await self.connection()).execute(query, [self._key])).fetchone()
+            except psycopg.OperationalError:  # lost while it was idle, or while it waited
+                await self.close()
+                row = await (await (await self.connection()).execute(query, [self._key])).fetchone()
+        return bool(row and row[1])
+
+    async def unlock(self) -> None:
+        """Free the lane; a lost connection has freed it already."""
+        if self._conn is not None and not self._conn.closed:
+            try:
+                await self._conn.execute("select pg_advisory_unlock(%s)", [self._key])
+            except psycopg.Error:
+                await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, which frees the lane."""
+        if self._conn is not None:
+            await self._conn.close()
+            self._conn = None
+
+
+class Lanes:
+    """All lanes of a database for this process; whoever asks first is served first."""
+
+    def __init__(self, database: Database, count: int) -> None:
+        self._lanes = [Lane(database, number) for number in range(count)]
+        self._idle = list(reversed(self._lanes))
+        self._waiters: deque[asyncio.Future[Lane]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self._lanes:
+            await lane.close()
+
+    async def acquire(self) -> Lane:
+        """Wait for a lane and take it. Raises `DatabaseError` when the database cannot be reached."""
+        waiter: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._seek(1)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._start(self._free(waiter.result()))
+            raise
+
+    async def release(self, lane: Lane) -> None:
+        """Free a lane; it is freed also when the caller is cancelled meanwhile."""
+        await asyncio.shield(self._start(self._free(lane)))
+
+    def _seek(self, many: int) -> None:
+        """Let so many more of the idle lanes look for a waiter to serve."""
+        for _ in range(min(many, len(self._idle))):
+            self._start(self._serve(self._idle.pop()))
+
+    async def _serve(self, lane: Lane) -> None:
+        """Take the lane's lock for the waiter at the head; a lane that nobody wants any more goes idle."""
+        try:
+            while self._wanted():
+                if not await lane.lock(wait=False):
+                    self._seek(len(self._lanes))  # another process has it: wait for whichever lane is free first
+                    await lane.lock(wait=True)
+                if self._wanted():
+                    self._waiters.popleft().set_result(lane)
+                    return
+                await lane.unlock()
+        except DatabaseError as error:
+            await lane.close()
+            while self._wanted():
+                self._waiters.popleft().set_exception(error)
+        self._idle.append(lane)
+
+    def _wanted(self) -> bool:
+        while self._waiters and self._waiters[0].done():
+            self._waiters.popleft()  # its task was cancelled
+        return bool(self._waiters)
+
+    async def _free(self, lane: Lane) -> None:
+        await lane.unlock()
+        self._start(self._serve(lane))
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
