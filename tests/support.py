@@ -1,0 +1,85 @@
+"""What tests use as types: the command as a child process, and a maker of settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from startlist.config import Settings
+
+MakeSettings = Callable[..., Settings]
+
+COMMAND = Path(sys.executable).with_name("startlist")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: exit status and both outputs."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@dataclass
+class Cli:
+    """The installed command as a user calls it; `env` is added to the variables of every call."""
+
+    env: dict[str, str]
+    cwd: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        *args: object,
+        env: Mapping[str, str | None] | None = None,
+        input: str = "",  # noqa: A002  # as in subprocess.run
+        timeout: float = 60,
+    ) -> Result:
+        """Run to the end. A variable that is None in `env` is left out."""
+        done = subprocess.run(
+            [COMMAND, *map(str, args)],
+            input=input,
+            env=self._environment(env),
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: object, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
+        """Start and return at once, outputs piped; killed after the test if it still runs."""
+        process = subprocess.Popen(
+            [COMMAND, *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment(env),
+            cwd=self.cwd,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def _environment(self, env: Mapping[str, str | None] | None) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("STARTLIST_", "PG"))}
+        merged = clean | self.env | dict(env or {})
+        return {key: value for key, value in merged.items() if value is not None}
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
