@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from psycopg import AsyncConnection
 
-from startlist.store.database import Database
+from startlist.store.database import Connection, Database
 
 # Gathered on the server: a page that changes 2,500 rows moves nothing through the client.
 GATHERED = """
@@ -51,9 +50,9 @@ select count(*), max(bib_change_id) from written
 
 
 async def write_changes(
-    database: Database, conn: AsyncConnection, *, timing_partner_id: int, race_id: int, sync_history_id: int
-) -> int:
-    """Write the gathered changes and return how many were of bibs or chips; must end the page's transaction.
+    database: Database, conn: Connection, *, timing_partner_id: int, race_id: int, sync_history_id: int
+) -> None:
+    """Write the gathered changes; must end the page's transaction.
 
     Change ids have to become visible in their order, or a reader that remembers the last id would pass over a
     slower writer's rows. So one lock is taken before the first id is drawn and held until the commit that follows.
@@ -66,4 +65,3 @@ async def write_changes(
     if count:
         payload = {"timing_partner_id": timing_partner_id, "race_id": race_id, "last_id": last_id}
         await conn.execute("select pg_notify('startlist_bibs', %s)", [json.dumps(payload, separators=(",", ":"))])
-    return int(count)

@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from startlist.store.database import Database
+from startlist.store.database import Connection, Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,14 @@ update sync_cursors set checkpoint = null, suspicion = %s where timing_partner_i
 """
 
 
-async def load_cursor(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> Cursor:
+async def clock(conn: Connection) -> datetime:
+    """The database's time, by which its rows are dated."""
+    row = await (await conn.execute("select clock_timestamp()")).fetchone()
+    assert row is not None  # noqa: S101 - a select without from gives its row
+    return row[0]  # type: ignore[no-any-return]
+
+
+async def load_cursor(conn: Connection, timing_partner_id: int, race_id: int) -> Cursor:
     """The race's cursor as stored; an empty one for a race that was never synced."""
     row = await (await conn.execute(LOAD, [timing_partner_id, race_id])).fetchone()
     if row is None:
@@ -74,7 +80,7 @@ async def load_cursor(conn: AsyncConnection, timing_partner_id: int, race_id: in
 
 
 async def save_checkpoint(
-    conn: AsyncConnection, timing_partner_id: int, race_id: int, checkpoint: dict[str, Any] | None
+    conn: Connection, timing_partner_id: int, race_id: int, checkpoint: dict[str, Any] | None
 ) -> None:
     """Keep where an unfinished pass stands, in the transaction of the page it describes; None clears it."""
     value = None if checkpoint is None else Jsonb(checkpoint)
@@ -82,7 +88,7 @@ async def save_checkpoint(
 
 
 async def finish_pass(
-    conn: AsyncConnection,
+    conn: Connection,
     timing_partner_id: int,
     race_id: int,
     *,
@@ -96,13 +102,13 @@ async def finish_pass(
     await conn.execute(FINISH, {**values, "participants": participants, "removed": removed})
 
 
-async def suspect(conn: AsyncConnection, timing_partner_id: int, race_id: int, suspicion: dict[str, Any]) -> None:
+async def suspect(conn: Connection, timing_partner_id: int, race_id: int, suspicion: dict[str, Any]) -> None:
     """Record that a full pass lacked too much to be believed; the watermarks stay where they are."""
     await conn.execute(SUSPECT, [Jsonb(suspicion), timing_partner_id, race_id])
 
 
 async def lock_race(
-    database: Database, conn: AsyncConnection, timing_partner_id: int, race_id: int, *, wait_seconds: float = 0
+    database: Database, conn: Connection, timing_partner_id: int, race_id: int, *, wait_seconds: float = 0
 ) -> bool:
     """Take the race's lock on the connection that will commit the pass's pages; False when another holds it."""
     key = database.lock_key("race", timing_partner_id, race_id)

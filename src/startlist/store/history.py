@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from psycopg import AsyncConnection
+from startlist.store.database import Connection
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-OPEN_PASS = """
+BEGIN = """
 insert into sync_history (run_id, timing_partner_id, credential_id, race_id, event_ids, sync_type, status, reason)
 values (%s, %s, %s, %s, %s, %s, 'running', %s)
 returning sync_history_id
@@ -51,7 +51,7 @@ set api_calls = %(api_calls)s, rows_received = %(rows_received)s, rows_inserted 
 where sync_history_id = %(id)s
 """
 
-CLOSE_PASS = """
+END = """
 update sync_history
 set status = %(status)s, sync_type = %(type)s, reason = %(reason)s, event_ids = %(events)s, finished_at = now(),
     error_code = %(code)s, error_message = %(message)s
@@ -72,7 +72,7 @@ values (%s, %s, %s, %s, 'full', 'failed', %s, now(), %s, %s, %s)
 """
 
 
-async def open_run(conn: AsyncConnection, command: str, trigger: str = "manual") -> int:
+async def open_run(conn: Connection, command: str, trigger: str = "manual") -> int:
     """Begin a run and return its id."""
     row = await (
         await conn.execute(
@@ -83,7 +83,7 @@ async def open_run(conn: AsyncConnection, command: str, trigger: str = "manual")
     return int(row[0])
 
 
-async def close_run(conn: AsyncConnection, run_id: int, status: str, error_message: str | None = None) -> None:
+async def close_run(conn: Connection, run_id: int, status: str, error_message: str | None = None) -> None:
     """End a run with its status: completed, partial, failed, skipped or interrupted."""
     await conn.execute(
         "update sync_runs set status = %s, finished_at = now(), error_message = %s where run_id = %s",
@@ -91,13 +91,13 @@ async def close_run(conn: AsyncConnection, run_id: int, status: str, error_messa
     )
 
 
-async def close_interrupted(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> int:
+async def close_interrupted(conn: Connection, timing_partner_id: int, race_id: int) -> int:
     """Close what an earlier holder of the race's lock left running, and return how many rows that were."""
     return (await conn.execute(CLOSE_INTERRUPTED, [timing_partner_id, race_id])).rowcount
 
 
 async def open_pass(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     run_id: int,
     timing_partner_id: int,
@@ -109,18 +109,18 @@ async def open_pass(
 ) -> int:
     """Begin a pass's row and return its id."""
     values = [run_id, timing_partner_id, credential_id, race_id, sorted(event_ids), sync_type, reason]
-    row = await (await conn.execute(OPEN_PASS, values)).fetchone()
+    row = await (await conn.execute(BEGIN, values)).fetchone()
     assert row is not None  # noqa: S101 - an insert with returning gives its row
     return int(row[0])
 
 
-async def save_figures(conn: AsyncConnection, sync_history_id: int, figures: Figures) -> None:
+async def save_figures(conn: Connection, sync_history_id: int, figures: Figures) -> None:
     """Keep the counts so far, in the transaction of the page that made them."""
     await conn.execute(FIGURES, {**asdict(figures), "id": sync_history_id})
 
 
 async def close_pass(
-    conn: AsyncConnection,
+    conn: Connection,
     sync_history_id: int,
     *,
     status: str,
@@ -132,13 +132,11 @@ async def close_pass(
 ) -> None:
     """End a pass's row."""
     values = {"id": sync_history_id, "status": status, "type": sync_type, "reason": reason}
-    await conn.execute(
-        CLOSE_PASS, {**values, "events": sorted(event_ids), "code": error_code, "message": error_message}
-    )
+    await conn.execute(END, {**values, "events": sorted(event_ids), "code": error_code, "message": error_message})
 
 
 async def record_skipped(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     run_id: int,
     timing_partner_id: int,
@@ -152,7 +150,7 @@ async def record_skipped(
 
 
 async def record_failed(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     run_id: int,
     timing_partner_id: int,

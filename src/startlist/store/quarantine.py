@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from psycopg import AsyncConnection
+from startlist.store.database import Connection
 
 
 class BadRecord(Protocol):
@@ -43,7 +43,7 @@ where timing_partner_id = %s and race_id = %s and endpoint = any(%s) and resolve
 
 
 async def set_aside(
-    conn: AsyncConnection,
+    conn: Connection,
     bad: Sequence[BadRecord],
     *,
     timing_partner_id: int,
@@ -51,18 +51,16 @@ async def set_aside(
     sync_history_id: int | None,
 ) -> None:
     """Keep bad records, one row for each distinct one."""
+    rows = [
+        (timing_partner_id, race_id, b.event_id, b.registration_id, sync_history_id, b.endpoint, b.reason, b.raw,
+         hashlib.blake2b(b.raw.encode(), digest_size=16).digest())
+        for b in bad
+    ]  # fmt: skip
     async with conn.cursor() as cursor:
-        await cursor.executemany(
-            SET_ASIDE,
-            [
-                (timing_partner_id, race_id, b.event_id, b.registration_id, sync_history_id, b.endpoint, b.reason,
-                 b.raw, hashlib.blake2b(b.raw.encode(), digest_size=16).digest())
-                for b in bad
-            ],  # fmt: skip
-        )
+        await cursor.executemany(SET_ASIDE, rows)
 
 
-async def open_records(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> int:
+async def open_records(conn: Connection, timing_partner_id: int, race_id: int) -> int:
     """How many records of the race wait in quarantine."""
     row = await (
         await conn.execute(
@@ -75,14 +73,14 @@ async def open_records(conn: AsyncConnection, timing_partner_id: int, race_id: i
 
 
 async def resolve_stored(
-    conn: AsyncConnection, timing_partner_id: int, race_id: int, endpoint: str, registration_ids: Collection[int]
+    conn: Connection, timing_partner_id: int, race_id: int, endpoint: str, registration_ids: Collection[int]
 ) -> None:
     """Close the records of which a good version has just been stored."""
     await conn.execute(RESOLVE_STORED, [timing_partner_id, race_id, endpoint, list(registration_ids)])
 
 
 async def resolve_unseen(
-    conn: AsyncConnection, timing_partner_id: int, race_id: int, endpoints: Collection[str], since: datetime
+    conn: Connection, timing_partner_id: int, race_id: int, endpoints: Collection[str], since: datetime
 ) -> None:
     """Close the records that a complete read, begun at `since`, no longer showed."""
     await conn.execute(RESOLVE_UNSEEN, [timing_partner_id, race_id, list(endpoints), since])

@@ -8,8 +8,6 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from psycopg import AsyncConnection
-
 
 class Event(Protocol):
     """An event as RunSignup sent it, attributes named as the columns; JSON is text as bytes."""
@@ -142,6 +140,8 @@ STORED = """
 select r.race_id, r.credential_id, r.name, r.last_modified, r.record_read_at, r.gone_at,
        e.event_id, e.start_time, e.end_time, e.timezone, e.race_day, e.gone_at, e.first_full_at
 from runsignup_races as r
+
+from startlist.store.database import Connection
 left join runsignup_events as e on e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id
 where r.timing_partner_id = %(partner)s and (%(race)s::bigint is null or r.race_id = %(race)s::bigint)
 order by r.race_id, e.event_id
@@ -149,50 +149,40 @@ order by r.race_id, e.event_id
 
 
 async def store_races(
-    conn: AsyncConnection, timing_partner_id: int, races: Sequence[tuple[Race, int]], *, record: bool = False
+    conn: Connection, timing_partner_id: int, races: Sequence[tuple[Race, int]], *, record: bool = False
 ) -> None:
     """Store races, each with the credential it is read with; only what differs is written.
 
     `record`: they are races' own records (GET race/:id), whose reading is dated.
     """
-    race_rows: list[dict[str, Any]] = []
-    event_rows: list[dict[str, Any]] = []
-    for race, credential_id in races:
-        race_rows.append(
-            {
-                "partner": timing_partner_id, "credential": credential_id, "record": record, "race_id": race.race_id,
-                "name": race.name, "timezone": race.timezone, "url": race.url, "next_date": race.next_date,
-                "last_date": race.last_date, "is_draft_race": race.is_draft_race,
-                "is_private_race": race.is_private_race, "is_registration_open": race.is_registration_open,
-                "address": _text(race.address), "created": race.created, "last_modified": race.last_modified,
-                "additional_data": _text(race.additional_data), "field_errors": list(race.field_errors),
-            }  # fmt: skip
-        )
-        event_rows.extend(
-            {
-                "partner": timing_partner_id, "event_id": event.event_id, "race_id": race.race_id,
-                "race_event_days_id": event.race_event_days_id, "name": event.name, "event_type": event.event_type,
-                "start_time": event.start_time, "end_time": event.end_time, "timezone": event.timezone,
-                "race_day": event.race_day, "distance": event.distance, "distance_meters": event.distance_meters,
-                "age_calc_base_date": event.age_calc_base_date, "registration_opens": event.registration_opens,
-                "giveaway": event.giveaway, "volunteer": event.volunteer, "require_dob": event.require_dob,
-                "require_phone": event.require_phone, "additional_data": _text(event.additional_data),
-                "field_errors": list(event.field_errors),
-            }
-            for event in race.events
-        )  # fmt: skip
     async with conn.cursor() as cursor:
-        await cursor.executemany(STORE_RACE, race_rows)
-        await cursor.executemany(STORE_EVENT, event_rows)
+        await cursor.executemany(
+            STORE_RACE,
+            [
+                _values(race, timing_partner_id) | {"credential": credential_id, "record": record}
+                for race, credential_id in races
+            ],
+        )
+        await cursor.executemany(
+            STORE_EVENT,
+            [
+                _values(event, timing_partner_id) | {"race_id": race.race_id}
+                for race, _ in races
+                for event in race.events
+            ],
+        )
 
 
-def _text(json: bytes | None) -> str | None:
-    return None if json is None else json.decode()
+def _values(sent: Race | Event, timing_partner_id: int) -> dict[str, Any]:
+    """The columns' values by name; JSON as text, which a cast takes."""
+    values: dict[str, Any] = {"partner": timing_partner_id}
+    for name in Race.__annotations__ if hasattr(sent, "next_date") else Event.__annotations__:
+        value = getattr(sent, name)
+        values[name] = value.decode() if isinstance(value, bytes) else list(value) if name == "field_errors" else value
+    return values
 
 
-async def stored_races(
-    conn: AsyncConnection, timing_partner_id: int, race_id: int | None = None
-) -> dict[int, StoredRace]:
+async def stored_races(conn: Connection, timing_partner_id: int, race_id: int | None = None) -> dict[int, StoredRace]:
     """The partner's stored races (or one) by race id, each with its events."""
     found: dict[int, tuple[tuple[Any, ...], list[StoredEvent]]] = {}
     async for row in await conn.execute(STORED, {"partner": timing_partner_id, "race": race_id}):
@@ -202,7 +192,7 @@ async def stored_races(
     return {key: StoredRace(*head, events=tuple(events)) for key, (head, events) in found.items()}
 
 
-async def mark_race_gone(conn: AsyncConnection, timing_partner_id: int, race_id: int) -> None:
+async def mark_race_gone(conn: Connection, timing_partner_id: int, race_id: int) -> None:
     """Note that RunSignup no longer knows the race (code 201); its rows stay."""
     await conn.execute(
         "update runsignup_races set gone_at = coalesce(gone_at, now()) where timing_partner_id = %s and race_id = %s",
@@ -210,7 +200,7 @@ async def mark_race_gone(conn: AsyncConnection, timing_partner_id: int, race_id:
     )
 
 
-async def mark_events_gone(conn: AsyncConnection, timing_partner_id: int, event_ids: Collection[int]) -> None:
+async def mark_events_gone(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> None:
     """Note that RunSignup no longer knows these events (code 301); their rows stay."""
     await conn.execute(
         "update runsignup_events set gone_at = coalesce(gone_at, now())"
@@ -219,7 +209,7 @@ async def mark_events_gone(conn: AsyncConnection, timing_partner_id: int, event_
     )
 
 
-async def mark_first_full(conn: AsyncConnection, timing_partner_id: int, event_ids: Collection[int]) -> None:
+async def mark_first_full(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> None:
     """Note that these events had their first full pass: from now on what is new in them is a change."""
     await conn.execute(
         "update runsignup_events set first_full_at = now()"
@@ -228,7 +218,7 @@ async def mark_first_full(conn: AsyncConnection, timing_partner_id: int, event_i
     )
 
 
-async def active_rows(conn: AsyncConnection, timing_partner_id: int, event_ids: Collection[int]) -> dict[int, int]:
+async def active_rows(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> dict[int, int]:
     """How many registrations of each event are active (not removed) and not missing."""
     found = await conn.execute(
         "select event_id, count(*) from runsignup_participants"

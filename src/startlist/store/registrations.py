@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, LiteralString, NamedTuple, Protocol
 
-from psycopg import AsyncConnection
-
 Key = tuple[int, int]  # event_id, registration_id
 
 
@@ -57,15 +55,27 @@ class Range(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Whose page this is. `announced`: events whose first full pass is over, so that what is new there is `added`.
+    """Whose page this is, and what in it is news.
 
-    `last_query`: in a full pass, when the previous pass asked; older edits that show up now were silent.
+    `quiet`: events in their first full pass, of which nothing is `added`. `race_is_new`: the race never had a full
+    pass, so that rows of events that were not `asked` are no news either. `last_query`: in a full pass, when the
+    previous pass asked; older edits that show up now were silent.
     """
 
     timing_partner_id: int
     race_id: int
-    announced: frozenset[int]
+    asked: frozenset[int]
+    quiet: frozenset[int]
+    race_is_new: bool
     last_query: datetime | None
+
+    def announced(self, event_ids: Iterable[int]) -> list[int]:
+        """Those of the events whose news are written as changes."""
+        return [
+            event_id
+            for event_id in set(event_ids)
+            if event_id not in self.quiet and (event_id in self.asked or not self.race_is_new)
+        ]
 
 
 @dataclass(slots=True)
@@ -76,6 +86,7 @@ class Merged:
     updated: int = 0
     unchanged: int = 0
     changes: int = 0
+    bib_changes: int = 0
     silent_edits: int = 0
     absent: list[Key] = field(default_factory=list)  # stored and active in the page's range, but not in the page
     contested: list[Key] = field(default_factory=list)  # in the page, but stored as removed
@@ -215,10 +226,11 @@ gathered as (
         where j.differs
     ) as c
     order by j.registration_id, c.n
-    returning change_type, source_modified_at
+    returning change_type, source_modified_at, bib_kind
 )
 select (select count(*) from written),
        count(*),
+       count(bib_kind),
        count(*) filter (where change_type = 'updated' and source_modified_at < %(last_query)s::timestamptz)
 from gathered
 """
@@ -234,6 +246,8 @@ insert into page_changes (change_type, event_id, registration_id, after, source_
 select 'added', t.event_id, t.registration_id, jsonb_strip_nulls(to_jsonb(c)), t.last_modified,
        case when t.bib_num is not null then 'assigned' end, t.bib_num, t.chip_num
 from runsignup_participants as t
+
+from startlist.store.database import Connection
 join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
     using (event_id, registration_id)
 cross join lateral (select <t.content>) as c
@@ -248,7 +262,7 @@ _NO_END = 2**63 - 1
 
 
 async def merge_registrations(
-    conn: AsyncConnection, scope: Scope, arrived: Sequence[Arrived], *, answered: Range | None, present: Collection[int]
+    conn: Connection, scope: Scope, arrived: Sequence[Arrived], *, answered: Range | None, present: Collection[int]
 ) -> Merged:
     """Merge one page inside the caller's transaction, which must own the race's lock.
 
@@ -284,7 +298,7 @@ async def merge_registrations(
 
 
 async def _known(
-    conn: AsyncConnection, scope: Scope, arrived: Sequence[Arrived], answered: Range | None
+    conn: Connection, scope: Scope, arrived: Sequence[Arrived], answered: Range | None
 ) -> dict[Key, _Known]:
     known: dict[Key, _Known] = {}
     keys: Iterable[Key] = ((row.event_id, row.registration_id) for row in arrived)
@@ -296,9 +310,7 @@ async def _known(
             for event_id, registration_id, content_hash, removed, missing in await cursor.fetchall():
                 known[event_id, registration_id] = _Known(content_hash, removed, missing)
             asked = frozenset(answered.event_ids)  # a row may name an event that was not asked
-            keys = [
-                key for key in keys if key[0] not in asked or not answered.after < key[1] <= up_to
-            ]
+            keys = [key for key in keys if key[0] not in asked or not answered.after < key[1] <= up_to]
         else:
             keys = list(keys)
         if keys:
@@ -332,36 +344,39 @@ def _judge_presence(
             merged.absent.append(key)
 
 
-async def _insert(conn: AsyncConnection, scope: Scope, new: dict[Key, Registration], merged: Merged) -> None:
+async def _insert(conn: Connection, scope: Scope, new: dict[Key, Registration], merged: Merged) -> None:
     await _copy(conn, COPY_NEW, scope, new.values(), staged=False)
     merged.inserted = len(new)
-    added = [key for key in new if key[0] in scope.announced]
+    announced = scope.announced(key[0] for key in new)
+    added = [key for key in new if key[0] in announced]
     if added:
         values = {"partner": scope.timing_partner_id}
         lists = {"events": [key[0] for key in added], "registrations": [key[1] for key in added]}
         await conn.execute(GATHER_ADDED, {**values, **lists})
         merged.changes += len(added)
+        merged.bib_changes += sum(new[key].bib_num is not None for key in added)
 
 
-async def _merge(conn: AsyncConnection, scope: Scope, differing: dict[Key, Registration], merged: Merged) -> None:
+async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Registration], merged: Merged) -> None:
     await _copy(conn, COPY_STAGE, scope, differing.values(), staged=True)
     if any(registration.absent for registration in differing.values()):
         await conn.execute(KEEP_ABSENT)
     values = {
         "partner": scope.timing_partner_id,
-        "announced": list(scope.announced),
+        "announced": scope.announced(key[0] for key in differing),
         "last_query": scope.last_query,
     }
     cursor = await conn.execute(MERGE, values)
-    written, changes, silent = await cursor.fetchone() or (0, 0, 0)
+    written, changes, bib_changes, silent = await cursor.fetchone() or (0, 0, 0, 0)
     merged.updated = written
     merged.unchanged += len(differing) - written
     merged.changes += changes
+    merged.bib_changes += bib_changes
     merged.silent_edits = silent
 
 
 async def _copy(
-    conn: AsyncConnection, statement: LiteralString, scope: Scope, rows: Iterable[Registration], *, staged: bool
+    conn: Connection, statement: LiteralString, scope: Scope, rows: Iterable[Registration], *, staged: bool
 ) -> None:
     partner, race = scope.timing_partner_id, scope.race_id
     async with conn.cursor() as cursor, cursor.copy(statement) as copy:

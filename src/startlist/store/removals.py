@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from psycopg import AsyncConnection
-
-from startlist.store.registrations import Key
+from startlist.store.database import Connection
+from startlist.store.registrations import Key, Scope
 
 
 class Removal(Protocol):
@@ -166,11 +165,8 @@ select exists (
 
 
 async def apply_removals(
-    conn: AsyncConnection,
-    *,
-    timing_partner_id: int,
-    race_id: int,
-    announced: Collection[int],
+    conn: Connection,
+    scope: Scope,
     removals: Sequence[Removal],
     absent: Collection[Key],
 ) -> Applied:
@@ -185,24 +181,28 @@ async def apply_removals(
                 (r.event_id, r.registration_id, r.removed_reason, r.modified_at, r.new_registration_id,
                  b"\x01" + r.raw, known_absent)
             )  # fmt: skip
-    values = {"partner": timing_partner_id, "race": race_id, "announced": list(announced)}
+    values = {
+        "partner": scope.timing_partner_id,
+        "race": scope.race_id,
+        "announced": scope.announced(r.event_id for r in removals),
+    }
     cursor = await conn.execute(APPLY, values)
     removed, changes, successors = await cursor.fetchone() or (0, 0, [])
     return Applied(removed, changes, successors)
 
 
-async def mark_missing(conn: AsyncConnection, timing_partner_id: int, lost: Collection[Key]) -> int:
+async def mark_missing(conn: Connection, timing_partner_id: int, lost: Collection[Key]) -> int:
     """Mark active registrations as missing and return how many; they stay on the start list."""
     return (await conn.execute(MARK_MISSING, _keys(timing_partner_id, lost))).rowcount if lost else 0
 
 
-async def restore(conn: AsyncConnection, timing_partner_id: int, back: Collection[Key]) -> int:
+async def restore(conn: Connection, timing_partner_id: int, back: Collection[Key]) -> int:
     """Take the removal off registrations that a full pass showed and the removed list no longer names."""
     return (await conn.execute(RESTORE, _keys(timing_partner_id, back))).rowcount if back else 0
 
 
 async def successors_unknown(
-    conn: AsyncConnection, timing_partner_id: int, race_id: int, successors: Collection[int]
+    conn: Connection, timing_partner_id: int, race_id: int, successors: Collection[int]
 ) -> bool:
     """Whether a registration that took another's place is not stored yet."""
     if not successors:

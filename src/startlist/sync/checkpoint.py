@@ -1,0 +1,109 @@
+"""Where an unfinished pass stands: committed with each page, so that the next run goes on after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from startlist.runsignup import Position
+from startlist.store.cursors import Cursor
+from startlist.store.registrations import Key
+from startlist.sync.plan import Kind
+
+OVERLAP_SECONDS = 60  # a query reaches this far behind its watermark: RunSignup's clocks need not agree
+LIFETIME = timedelta(hours=24)
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """The state of a pass between two pages. Bounds, candidates and watermarks are epoch seconds of RunSignup's clock.
+
+    `active`: per event, rows active and not missing when the pass began. `lacking`: per event that sent rows, the
+    keys (dob, gender, ...) that none of them had so far. `explained`: per event, absent rows the removed list named.
+    """
+
+    kind: Kind
+    events: list[int]
+    begun: datetime
+    participants_bound: int | None = None
+    removed_bound: int | None = None
+    participants_candidate: int | None = None
+    removed_candidate: int | None = None
+    feed: Literal["participants", "removed", "successors", "settle"] = "participants"
+    position: dict[str, Any] | None = None
+    active: dict[int, int] = {}
+    absent: set[Key] = set()
+    contested: set[Key] = set()
+    explained: dict[int, int] = {}
+    lacking: dict[int, set[str]] = {}
+    successors: set[int] = set()
+    quarantined: int = 0
+
+    @classmethod
+    def fresh(
+        cls, kind: Kind, events: Iterable[int], cursor: Cursor, active: dict[int, int], now: datetime
+    ) -> Checkpoint:
+        """The beginning of a pass: an incremental one asks from its watermarks on, a full one for everything."""
+        begun = cls(kind=kind, events=sorted(events), begun=now, active=active)
+        if kind is Kind.INCREMENTAL:
+            begun.participants_bound = _since(cursor.participants_watermark)
+            begun.removed_bound = _since(cursor.removed_watermark)
+        return begun
+
+    @classmethod
+    def stored(cls, cursor: Cursor, kind: Kind, events: Iterable[int], now: datetime) -> Checkpoint | None:
+        """The stored checkpoint, when it is of the same pass, readable and younger than a day."""
+        if cursor.checkpoint is None:
+            return None
+        try:
+            found = msgspec.convert(cursor.checkpoint, cls, strict=False)
+        except msgspec.ValidationError:  # of another version of this program
+            return None
+        if found.kind is not kind or found.events != sorted(events) or now - found.begun >= LIFETIME:
+            return None
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        result: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return result
+
+    def start(self) -> Position | None:
+        """Where the feed goes on; None is its beginning."""
+        return None if self.position is None else Position.from_json(self.position)
+
+    def next_feed(self, feed: Literal["removed", "successors", "settle"]) -> None:
+        """Go on to the next feed, from its beginning."""
+        self.feed, self.position = feed, None
+
+    def saw(self, keys: Iterable[Key]) -> None:
+        """Registrations of this page are not absent, whatever an earlier page lacked."""
+        if self.absent:
+            self.absent.difference_update(keys)
+
+    def named_as_removed(self, keys: Iterable[Key]) -> None:
+        """The removed list explains what is absent, and settles what stood in both lists."""
+        for key in keys:
+            if key in self.absent:
+                self.absent.discard(key)
+                self.explained[key[0]] = self.explained.get(key[0], 0) + 1
+            self.contested.discard(key)
+
+    def suspicious(self) -> dict[int, tuple[int, int]]:
+        """Events that lack too much to be believed: event id to (absent without explanation, active before)."""
+        lost: dict[int, int] = {}
+        for event_id, _ in self.absent:
+            lost[event_id] = lost.get(event_id, 0) + 1
+        found = {}
+        for event_id, count in lost.items():
+            active = self.active.get(event_id, 0)
+            nobody_answered = count >= active - self.explained.get(event_id, 0)
+            if nobody_answered or (count > 5 and count > active * 0.05):
+                found[event_id] = (count, active)
+        return found
+
+
+def _since(watermark: int | None) -> int | None:
+    return None if watermark is None else max(watermark - OVERLAP_SECONDS, 0)

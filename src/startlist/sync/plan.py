@@ -1,0 +1,146 @@
+"""The plan: which races, which of their events, which pass and why. Pure: what is stored, the clock, the options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from startlist.runsignup import Event, Race
+from startlist.store.cursors import Cursor
+from startlist.store.races import StoredEvent, StoredRace
+
+EASTERN = ZoneInfo("America/New_York")
+RECORD_IS_FRESH = timedelta(days=1)
+RACE_WEEK = timedelta(days=7)
+SUSPICION_RETRIES = (timedelta(minutes=15), timedelta(hours=1))
+LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class Kind(StrEnum):
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked of a run."""
+
+    timing_partner_id: int | None = None
+    race_id: int | None = None
+    force_full: bool = False
+    incremental_days: int = 7
+    include_past_days: int = 1
+    accept_missing: bool = False
+
+    def list_from(self, now: datetime) -> date:
+        """The first day whose races are listed, in RunSignup's own zone."""
+        return now.astimezone(EASTERN).date() - timedelta(days=max(self.include_past_days, 8))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which pass a race gets, and why."""
+
+    kind: Kind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The events of a race that are to be read, and the start by which its turn comes."""
+
+    event_ids: frozenset[int]
+    next_start: datetime
+
+
+def wanted_events(
+    stored: StoredRace | None, sent: Iterable[Race], options: Options, now: datetime, gone: Collection[int] = ()
+) -> Wanted:
+    """The events that count and are not gone, of those stored and those that RunSignup sent just now.
+
+    A race named by the user (`--race`) that is over gives the events of its latest day instead.
+    """
+    events: dict[int, Event | StoredEvent] = {}
+    listed: set[int] = set()
+    for event in stored.events if stored else ():
+        if event.gone_at is None:
+            events[event.event_id] = event
+    for race in sent:
+        for sent_event in race.events:
+            events[sent_event.event_id] = sent_event
+            listed.add(sent_event.event_id)
+    for event_id in gone:
+        events.pop(event_id, None)
+    days = options.include_past_days
+    wanted = [e for e in events.values() if counts(e, days, now, listed=e.event_id in listed)]
+    if not wanted and options.race_id is not None and events:
+        latest = max((e.race_day for e in events.values() if e.race_day), default=None)
+        wanted = [e for e in events.values() if e.race_day == latest]
+    starts = [e.start_time for e in wanted if e.start_time]
+    coming = [start for start in starts if start >= now - timedelta(days=1)]
+    return Wanted(frozenset(e.event_id for e in wanted), min(coming or starts, default=LATEST))
+
+
+def counts(event: Event | StoredEvent, days: int, now: datetime, *, listed: bool) -> bool:
+    """Whether an event is still kept fresh: until `days` calendar days after its end, in its own zone."""
+    if event.start_time is None:
+        return listed
+    end = max(event.end_time, event.start_time) if event.end_time else event.start_time
+    zone = ZoneInfo(event.timezone)
+    return now < (end.astimezone(zone) + timedelta(days=days)).astimezone(UTC)
+
+
+def needs_record(stored: StoredRace | None, listed: Race | None, next_start: datetime, now: datetime) -> str | None:
+    """Why a race's own record is to be read before its pass, or None: the list has its most current events only."""
+    if stored is None:
+        return "new race"
+    if listed is not None and listed.last_modified != stored.last_modified:
+        return "race changed"
+    if listed is None and not stored.events:
+        return "not listed"
+    if next_start - now <= RACE_WEEK and (
+        stored.record_read_at is None or now - stored.record_read_at >= RECORD_IS_FRESH
+    ):
+        return "starts within 7 days"
+    return None
+
+
+def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datetime) -> Decision:
+    """Which pass the race gets."""
+    if options.force_full:
+        return Decision(Kind.FULL, "forced")
+    if options.accept_missing:
+        return Decision(Kind.FULL, "accepting what is missing")
+    if cursor.participants_watermark is None:
+        return Decision(Kind.FULL, "never synced")
+    uncovered = sorted(set(wanted) - cursor.event_ids)
+    if uncovered:
+        return Decision(Kind.FULL, "new event " + ", ".join(map(str, uncovered)))
+    if cursor.last_fallback_at is not None and now - cursor.last_fallback_at < timedelta(hours=1):
+        return Decision(Kind.FULL, "an incremental pass failed within the last hour")
+    interval = timedelta(days=options.incremental_days)
+    if cursor.suspicion is not None:
+        if now >= suspicion_retry_at(cursor.suspicion, interval):
+            return Decision(Kind.FULL, "registrations were suspiciously absent: asking again")
+    elif cursor.last_full_at is None or now - cursor.last_full_at > interval:
+        return Decision(Kind.FULL, f"last full pass more than {options.incremental_days} days ago")
+    since = datetime.fromtimestamp(cursor.participants_watermark, UTC)
+    return Decision(Kind.INCREMENTAL, f"changes since {since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def suspicion_retry_at(suspicion: dict[str, Any], interval: timedelta) -> datetime:
+    """When a full pass that lacked too much is tried again: after 15 min, 1 h, then by the ordinary interval."""
+    tries = int(suspicion["tries"])
+    wait = SUSPICION_RETRIES[tries - 1] if tries <= len(SUSPICION_RETRIES) else interval
+    return datetime.fromisoformat(suspicion["last_at"]) + wait
+
+
+def estimated_calls(rows: int, events: int, *, page: int = 2500) -> int:
+    """How many calls a full pass of so many rows will need: participants, then the removed list."""
+    if rows < page:
+        return 2
+    return 1 + sum(-(-rows // events // page) or 1 for _ in range(events)) + 1
