@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Literal
@@ -50,6 +51,8 @@ class App:
         self.operator = Operator(world, self.changes, self.faults, self.log)
         # Set when the server stops: ends calls that hang.
         self.stopping = asyncio.Event()
+        # When each key made its calls of the last hour (refused ones do not count).
+        self._made: defaultdict[str | None, deque[float]] = defaultdict(deque)
         self._jitter = random.Random(1)  # noqa: S311 - repeatable delays
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,12 +172,12 @@ class App:
                 call.key = key.name
         limit = self.world.settings.calls_per_hour
         if limit is not None:
-            recent = sum(
-                other.key == call.key and other.at > call.at - 3600 and other.error_code != 14
-                for other in reversed(self.log.calls)
-            )
-            if recent > limit:
+            made = self._made[call.key]
+            while made and made[0] <= call.at - 3600:
+                made.popleft()
+            if len(made) >= limit:
                 raise ApiError(14)
+            made.append(call.at)
         return key
 
     def _method(self, key: Key | None, steps: list[str], query: Query) -> answers.Answer:

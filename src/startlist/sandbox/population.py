@@ -255,7 +255,7 @@ def _at(world: World, race: Race, days: float, hour: int, minute: int) -> dateti
     return datetime.combine(day, time(hour, minute))
 
 
-def demo(world: World, *, partners: int = 13, races_per_partner: float = 8.0, scale: float = 1.0) -> None:
+def demo(world: World, *, partners: int = 13, races_per_partner: float = 8.5, scale: float = 1.0) -> None:
     """Thirteen timing partners, about 1,300 events of which about 230 are still to come, with their registrations."""
     rng = world.random
     population = Population(world)
@@ -306,7 +306,7 @@ def _demo_race(world: World, rng: random.Random, number: int, keys: list[Key]) -
 def _demo_events(world: World, rng: random.Random, race: Race, number: int, scale: float) -> list[Wanted]:
     now = world.clock.now()
     over = number % 12 == 11
-    if number < 4:
+    if number < 4 or number == 13:
         # Race day: something is always under way, whatever the date.
         ahead = 0
     elif over:
@@ -316,7 +316,7 @@ def _demo_events(world: World, rng: random.Random, race: Race, number: int, scal
     count = rng.choices((1, 2, 3, 4), (25, 40, 20, 15))[0]
     two_days = number % 10 == 5
     wanted: list[Wanted] = []
-    for year in range(rng.randint(3, 6)):
+    for year in range(rng.randint(4, 7)):
         days_id: int | None = None
         for place, (name, distance, hour, minute, share) in enumerate(_DISTANCES[:count]):
             start = _at(world, race, ahead - 364 * year + (1 if two_days and place else 0), hour, minute)
