@@ -100,7 +100,7 @@ async def pause(conn: Connection, credential_id: int, retry_after: float | None)
             paused_until = greatest(c.paused_until, m.moment + make_interval(secs => coalesce(m.asked, m.own))),
             pause_seconds = case when m.asked is null then m.own else c.pause_seconds end
         from (
-            select clock_timestamp() as moment, least(%s::double precision, 86400) as asked,
+            select clock_timestamp() as moment, %s::double precision as asked,
                    case when paused_until > clock_timestamp() and pause_seconds > 0 then pause_seconds
                         else least(greatest(2 * pause_seconds, 60), 900) end as own
             from partner_provider_credentials where credential_id = %s
@@ -108,7 +108,8 @@ async def pause(conn: Connection, credential_id: int, retry_after: float | None)
         where c.credential_id = %s
     """
     with translated():
-        await conn.execute(query, [retry_after, credential_id, credential_id])
+        asked = None if retry_after is None else min(retry_after, 86400.0)
+        await conn.execute(query, [asked, credential_id, credential_id])
 
 
 async def calls_left(conn: Connection, credential: Credential) -> int:
