@@ -67,18 +67,22 @@ class Database:
         return database
 
     @classmethod
-    async def _reach(cls, settings: Settings) -> tuple[Database, Connection]:
-        url = settings.database_url
-        if url is None:
+    async def configured(cls, settings: Settings) -> Database:
+        """The database without a connection to it; still starts the embedded server if no URL is set."""
+        if settings.database_url is None:
             conninfo = await asyncio.to_thread(local.start, settings.home)
-        else:
-            conninfo = url.get_secret_value()
-            _check_url(conninfo)
-        database = cls(conninfo, settings.database_schema, embedded=url is None)
+            return cls(conninfo, settings.database_schema, embedded=True)
+        conninfo = settings.database_url.get_secret_value()
+        _check_url(conninfo)
+        return cls(conninfo, settings.database_schema)
+
+    @classmethod
+    async def _reach(cls, settings: Settings) -> tuple[Database, Connection]:
+        database = await cls.configured(settings)
         try:
             connection = await database._connect(name="startlist")
         except psycopg.Error as error:
-            where = f"the embedded database in {settings.home}" if url is None else "STARTLIST_DATABASE_URL"
+            where = f"the embedded database in {settings.home}" if database.embedded else "STARTLIST_DATABASE_URL"
             raise ConfigurationError(
                 f"{where}: the database at {database.place} cannot be reached: {_reason(error)}"
             ) from None
@@ -101,6 +105,10 @@ class Database:
     def parts(self) -> dict[str, str]:
         """What the URL says, by libpq's keywords; may hold a password."""
         return {key: str(value) for key, value in conninfo_to_dict(self.conninfo).items() if value is not None}
+
+    @property
+    def has_secret(self) -> bool:
+        return "password" in self.parts
 
     async def connect(self, *, autocommit: bool = True, name: str = "startlist") -> Connection:
         """A new connection: our schema only, UTC, noticed on both sides when the other is gone."""

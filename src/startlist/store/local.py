@@ -75,6 +75,7 @@ def start(home: Path) -> str:
     cluster = _Cluster.find(home)
     if cluster.ping() != pq.Ping.OK:
         try:
+            cluster.check_reachable()
             with cluster.lock():
                 cluster.make()
                 cluster.start()
@@ -159,6 +160,18 @@ class _Cluster:
         """Whether the server takes connections (OK), starts or stops (REJECT) or does not answer."""
         return pq.Ping(pq.PGconn.ping(f"{self.conninfo} connect_timeout=10".encode()))
 
+    def check_reachable(self) -> None:
+        """Refuse a home that the server's user cannot reach, before anything is made: we open no closed folder."""
+        if not self.account.is_other:
+            return
+        for folder in (*reversed(self.home.parents), self.home):
+            if folder.is_dir() and self._run("/bin/sh", "-c", 'cd "$0"', str(folder)).returncode:
+                raise ConfigurationError(
+                    f"STARTLIST_HOME: the embedded database runs as user {self.account.name}, who may not enter"
+                    f" {folder}: name another folder (/var/lib/startlist, for instance), or a database with"
+                    " STARTLIST_DATABASE_URL"
+                )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time makes, starts or stops this server; a killed one frees it."""
@@ -186,7 +199,6 @@ class _Cluster:
     def make(self) -> None:
         """Make the folders and, in one step that is seen whole or not at all, the data."""
         self._own(self.folder)
-        self._may_enter()
         self._own(self.socket_folder)
         if self.data.exists():
             return
@@ -282,20 +294,6 @@ class _Cluster:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != self.account.uid or found.st_mode & 0o077:
             raise ConfigurationError(f"{folder} must be a folder of user {self.account.name} with mode 0700")
-
-    def _may_enter(self) -> None:
-        """Refuse a home that the server's user cannot reach: we open no folder that was closed."""
-        if self._run("/bin/sh", "-c", 'cd "$0"', str(self.folder)).returncode == 0:
-            return
-        closed = self.folder
-        for parent in reversed(self.folder.parents):
-            if self._run("/bin/sh", "-c", 'cd "$0"', str(parent)).returncode:
-                closed = parent
-                break
-        raise ConfigurationError(
-            f"the embedded database runs as user {self.account.name}, who may not enter {closed}: name another folder"
-            " with STARTLIST_HOME (/var/lib/startlist, for instance), or a database with STARTLIST_DATABASE_URL"
-        )
 
     def _programs(self, major: int | None) -> Binaries:
         """The programs, copied into the home once where the server's user cannot run the installed ones."""

@@ -1,0 +1,164 @@
+"""The frame of the command line: which commands there are, how one runs, and how errors become exit statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from startlist.errors import CallerRefused, ConfigurationError, StartlistError
+
+if TYPE_CHECKING:
+    from startlist.config import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, or a group of them; its module is imported when it is called."""
+
+    name: str
+    summary: str
+    panel: str
+    module: str
+    attribute: str  # a function, or a typer.Typer with several
+
+    def add_to(self, app: typer.Typer, *, load: bool) -> None:
+        if not load:
+            app.command(self.name, help=self.summary, rich_help_panel=self.panel)(_unloaded)
+            return
+        found: Callable[..., Any] | typer.Typer = getattr(import_module(self.module), self.attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=self.name, help=self.summary, rich_help_panel=self.panel, no_args_is_help=True)
+        else:
+            app.command(self.name, rich_help_panel=self.panel)(found)
+
+
+SET_UP, DATABASE = "Set up", "The database"
+
+COMMANDS = (
+    Command("init", "Create or upgrade the schema; says where the database is.", SET_UP, "startlist.cli.init", "init"),
+    Command("partner", "Timing partners and their API keys.", SET_UP, "startlist.cli.partner", "app"),
+    Command("key", "The key that seals API secrets.", SET_UP, "startlist.cli.key", "app"),
+    Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),
+)
+
+
+def build(wanted: str | None = None, *, everything: bool = False) -> typer.Typer:
+    """The command line with one command ready to be called and the others named, or with everything ready."""
+    app = typer.Typer(name="startlist", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback(help="Keeps a race-timing company's own PostgreSQL in step with RunSignup.")(_options)
+    for command in COMMANDS:
+        command.add_to(app, load=everything or command.name == wanted)
+    return app
+
+
+def main() -> NoReturn:
+    """Run the command that `sys.argv` names; ends the process with the exit status of the contract."""
+    from startlist.cli import faults
+
+    sys.excepthook = faults.hook
+    signal.signal(signal.SIGTERM, _terminated)
+    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    command = typer.main.get_command(build(wanted))
+    try:
+        command(prog_name="startlist")
+    except faults.expected() as error:
+        sys.exit(_report(error))
+    sys.exit(0)
+
+
+def begin() -> Settings:
+    """The settings of this command, with logging set up by them. Raises `ConfigurationError`."""
+    from startlist import config
+    from startlist.cli import logs
+
+    settings = config.load()
+    logs.configure(settings)
+    return settings
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine. SIGINT and SIGTERM cancel it, it cleans up, and the exit status is 130 or 143.
+
+    A second signal ends the process at once.
+    """
+    from startlist.cli import faults
+
+    received: list[int] = []
+
+    async def cancellable() -> T:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+
+        def stop(number: int) -> None:
+            if received or task is None:
+                os._exit(128 + number)
+            received.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop, number)
+        loop.set_exception_handler(faults.in_loop)
+        return await coroutine
+
+    try:
+        with asyncio.Runner() as runner:
+            result = runner.run(cancellable())
+    except (asyncio.CancelledError, StartlistError, ExceptionGroup):
+        # What fails while it is being cancelled is no news.
+        if not received:
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, _terminated)
+    if received:
+        raise typer.Exit(128 + received[0])
+    return result
+
+
+def _report(error: BaseException) -> int:
+    """Say what is wrong, one line for each error, and return the exit status."""
+    from startlist.cli import faults
+
+    status = 1
+    for single in faults.leaves(error):
+        print(f"startlist: {faults.text(single)}", file=sys.stderr)  # noqa: T201  # where a user looks for it
+        if logging.getLogger("startlist").isEnabledFor(logging.DEBUG):
+            print(faults.traceback_of(single), file=sys.stderr)  # noqa: T201
+        if isinstance(single, ConfigurationError | CallerRefused):
+            status = 2
+    return status
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import startlist
+
+        typer.echo(f"startlist {startlist.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _unloaded() -> NoReturn:
+    raise AssertionError("a command is loaded before it is called")
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(143)

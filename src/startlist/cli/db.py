@@ -1,0 +1,100 @@
+"""`startlist db`: the database behind everything: where it is, start and stop, psql, backup and restore."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from startlist.cli.app import begin, run
+from startlist.cli.output import Json, note, print_json, say
+from startlist.config import Settings
+from startlist.errors import ConfigurationError
+from startlist.store import clients, local
+from startlist.store.database import Database
+
+app = typer.Typer()
+
+
+@app.command()
+def url(
+    show_secret: Annotated[bool, typer.Option("--show-secret", help="With the password of a configured URL.")] = False,
+) -> None:
+    """Print a URL that works as it is with any PostgreSQL client, search path included."""
+    database = run(Database.configured(begin()))
+    if not show_secret and database.has_secret:
+        note("The password is left out; --show-secret prints it.")
+    say(clients.url(database, show_secret=show_secret))
+
+
+@app.command()
+def start() -> None:
+    """Start the embedded database."""
+    settings = _embedded(begin())
+    running = local.is_running(settings.home)
+    database = run(Database.locate(settings))
+    say(f"The embedded database {'runs already' if running else 'is started'}: {database.place}")
+
+
+@app.command()
+def stop() -> None:
+    """Stop the embedded database; everything is written first."""
+    settings = _embedded(begin())
+    stopped = local.stop(settings.home)
+    say(f"The embedded database in {settings.home} {'is stopped' if stopped else 'did not run'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context) -> None:
+    """Open psql on the database; arguments after -- are psql's own."""
+    database = run(Database.configured(begin()))
+    program = clients.psql(database)
+    sys.stdout.flush()
+    os.execve(program, [program, *context.args], clients.environment(database))  # noqa: S606  # no shell is what we want
+
+
+@app.command()
+def backup(
+    file: Annotated[Path | None, typer.Argument(help="A new file; if none, startlist-<time>.dump here.")] = None,
+    json: Json = False,
+) -> None:
+    """Write our schema to a file, in the custom format of pg_dump, and read it back."""
+    database = run(Database.open(begin()))
+    archive = clients.backup(database, file or Path(f"startlist-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"))
+    size = archive.file.stat().st_size
+    if json:
+        print_json({"file": str(archive.file), "schema": archive.schema, "tables": len(archive.tables), "bytes": size})
+        return
+    say(f"{archive.file}: schema {archive.schema}, {len(archive.tables)} tables, {size:,} bytes")
+    note("It holds personal data. RunSignup secrets in it are sealed: keep a copy of the key elsewhere.")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `db backup` wrote.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Replace the tables that are there.")] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in the place of our schema: all of it or, on any failure, nothing."""
+    database = run(Database.locate(begin()))
+    archive = clients.restore(database, file, replace=yes)
+    revision = run(_revision(database))
+    if json:
+        print_json({"file": str(file), "schema": archive.schema, "tables": len(archive.tables), "revision": revision})
+        return
+    say(f"{archive.schema}: {len(archive.tables)} tables restored, revision {revision}")
+
+
+async def _revision(database: Database) -> str | None:
+    async with await database.connect() as connection:
+        return await database.revision(connection)
+
+
+def _embedded(settings: Settings) -> Settings:
+    if settings.database_url is not None:
+        raise ConfigurationError("STARTLIST_DATABASE_URL is set: that server is not ours to start or stop")
+    return settings

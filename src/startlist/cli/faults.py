@@ -1,0 +1,96 @@
+"""Errors as text that may be shown and kept: no local variables, no values, no rows, no secrets.
+
+The text of our own errors is written for users. That of any other may quote what it was about, so only its kind and
+where it happened are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from startlist.errors import DatabaseError, StartlistError
+
+
+def expected() -> tuple[type[BaseException], ...]:
+    """What a command may fail with and a user can act on."""
+    kinds: tuple[type[BaseException], ...] = (StartlistError, OSError, ExceptionGroup)
+    if "psycopg" in sys.modules:
+        import psycopg
+
+        kinds += (psycopg.Error,)
+    return kinds
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The single errors of a group, each text once."""
+    seen = set()
+    pending = [error]
+    while pending:
+        found = pending.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            pending[:0] = found.exceptions
+        elif (said := text(found)) not in seen:
+            seen.add(said)
+            yield found
+
+
+def text(error: BaseException) -> str:
+    """One line that says what is wrong."""
+    if isinstance(error, StartlistError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    translated = _of_database(error)
+    return text(translated) if translated else f"internal error: {_kind(error)}"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Where an error happened, and where those happened that caused it."""
+    parts = []
+    found: BaseException | None = error
+    while found is not None:
+        said = text(found)
+        parts.append("".join(traceback.format_tb(found.__traceback__)) + f"{_kind(found)}: {said}")
+        if isinstance(found, BaseExceptionGroup):
+            parts.extend(traceback_of(single) for single in found.exceptions)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return "\ncaused by\n".join(parts)
+
+
+def hook(_kind: type[BaseException], error: BaseException, _traceback: TracebackType | None) -> None:
+    """For `sys.excepthook`: what nobody expected."""
+    print(traceback_of(error), file=sys.stderr)  # noqa: T201  # the last words of a process
+    print("startlist: this is a fault of the program; please report the lines above", file=sys.stderr)  # noqa: T201
+
+
+def in_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For the event loop: an error that no task took."""
+    import structlog
+
+    structlog.get_logger("startlist").error("task.failed", what=context["message"], exc_info=context.get("exception"))
+
+
+def _of_database(error: BaseException) -> StartlistError | None:
+    if "psycopg" not in sys.modules:
+        return None
+    import psycopg
+
+    from startlist.store.database import translated
+
+    if isinstance(error, psycopg.Error):
+        try:
+            with translated():
+                raise error
+        except DatabaseError as ours:
+            return ours
+    return None
+
+
+def _kind(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
