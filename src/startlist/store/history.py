@@ -72,6 +72,18 @@ values (%s, %s, %s, %s, 'full', 'failed', %s, now(), %s, %s, %s)
 """
 
 
+async def last_asked(conn: Connection, credential_id: int) -> tuple[int, list[int]] | None:
+    """The race and events of the credential's last pass that named events, for a call that needs its rights."""
+    row = await (
+        await conn.execute(
+            "select race_id, event_ids from sync_history where credential_id = %s and event_ids <> '{}'"
+            " order by sync_history_id desc limit 1",
+            [credential_id],
+        )
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
 async def open_run(conn: Connection, command: str, trigger: str = "manual") -> int:
     """Begin a run and return its id."""
     row = await (

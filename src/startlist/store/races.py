@@ -8,6 +8,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
+from startlist.store.database import Connection
+
 
 class Event(Protocol):
     """An event as RunSignup sent it, attributes named as the columns; JSON is text as bytes."""
@@ -227,3 +229,15 @@ async def active_rows(conn: Connection, timing_partner_id: int, event_ids: Colle
         [timing_partner_id, list(event_ids)],
     )
     return dict(await found.fetchall())
+
+
+async def counted_rows(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> int:
+    """How many registrations of these events are on their start lists, missing ones included."""
+    row = await (
+        await conn.execute(
+            "select count(*) from runsignup_participants"
+            " where timing_partner_id = %s and event_id = any(%s::bigint[]) and removed_at is null",
+            [timing_partner_id, list(event_ids)],
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0

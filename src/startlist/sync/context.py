@@ -1,0 +1,94 @@
+"""What all parts of one run share: the database, the lanes, the HTTP connections, the clock, the progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Self
+
+import httpx2
+
+from startlist import runsignup
+from startlist.config import Settings
+from startlist.runsignup import CallerRegistration, RunSignup
+from startlist.store.database import Connection, Database
+from startlist.store.lanes import Lanes
+from startlist.store.partners import Credential
+from startlist.sync.gate import BudgetGate
+from startlist.sync.plan import Options
+from startlist.sync.progress import Progress
+
+
+def utc_now() -> datetime:
+    """The present instant."""
+    return datetime.now(UTC)
+
+
+class Context:
+    """Open while a run goes on. `slots` bounds how many passes hold pages in memory at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        options: Options,
+        *,
+        progress: Progress,
+        now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.database = database
+        self.settings = settings
+        self.options = options
+        self.progress = progress
+        self.now = now
+        self.sleep = sleep
+        self.run_id: int | None = None
+        self.slots = asyncio.Semaphore(settings.concurrent_calls + 1)
+        self._admin_turn = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._admin: Connection
+        self._lanes: Lanes
+        self._http: httpx2.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        self._admin = await self._stack.enter_async_context(await self.database.connect(name="startlist sync"))
+        self._lanes = await self._stack.enter_async_context(Lanes(self.database, self.settings.concurrent_calls))
+        self._http = await self._stack.enter_async_context(runsignup.http_client())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator[Connection]:
+        """The run's own connection, for short statements, one user at a time."""
+        async with self._admin_turn:
+            yield self._admin
+
+    def gate(self, credential: Credential) -> BudgetGate:
+        """The gate of one pass or one question: counts its calls, wants two free ones before the first."""
+        return BudgetGate(
+            self._lanes,
+            credential,
+            run_id=self.run_id,
+            sleep=self.sleep,
+            on_call=lambda left: self.progress.call_made(credential.timing_partner_id, credential.credential_id, left),
+        )
+
+    def client(self, credential: Credential, gate: BudgetGate) -> RunSignup:
+        """RunSignup as this credential sees it."""
+        settings, registration = self.settings, None
+        if settings.api_registration is not None and settings.api_registration_secret is not None:
+            registration = CallerRegistration(
+                settings.api_registration.get_secret_value(), settings.api_registration_secret.get_secret_value()
+            )
+        return RunSignup(
+            runsignup.Credential(credential.principal, credential.secret, credential.credential_type),
+            url=settings.api_url,
+            registration=registration,
+            gate=gate,
+            http=self._http,
+        )
