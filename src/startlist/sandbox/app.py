@@ -20,6 +20,7 @@ from .log import Call, Log
 from .markup import to_xml
 from .operator import Operator
 from .query import ApiError, Query
+from .wire import text
 from .world import Key, UnknownIdError, World
 
 _MAINTENANCE = b"<html><head><title>Down for maintenance</title></head><body><h1>We'll be right back</h1></body></html>"
@@ -129,7 +130,7 @@ class App:
                 response = Response(bend_answer(faults, made.body), rows=made.rows)
         except ApiError as error:
             await self._wait((), settings.latency_ms, 0)
-            response = Response(json.dumps(error.envelope()).encode(), status=error.status, error_code=error.code)
+            response = Response(text(error.envelope()).encode(), status=error.status, error_code=error.code)
         if query.values.get("format") != "json" and response.content_type == _JSON:
             response.body, response.content_type = to_xml(json.loads(response.body)), _XML
         self._spoil(faults, response)

@@ -38,8 +38,9 @@ def hour_of_life(changes: "Changes", *, seed: int, seconds: float, scale: float)
     rng.shuffle(kinds)
     happened: dict[str, list[int]] = {kind: [] for kind, _ in _HAPPENINGS}
     touched: set[int] = set()
-    for kind in kinds:
-        world.clock.advance(seconds / len(kinds))
+    start = world.clock.now()
+    for number, kind in enumerate(kinds, 1):
+        world.clock.set(start + seconds * number / len(kinds))
         changed = _happen(changes, rng, kind, events, touched)
         if changed is not None:
             happened[kind].append(changed)
