@@ -144,7 +144,7 @@ async def test_credentials_do_not_share_a_budget(database: Database, tmp_path: P
 async def test_a_removed_credential_reserves_nothing(database: Database, tmp_path: Path) -> None:
     async with await database.connect() as conn:
         credential = await credential_of(conn, tmp_path)
-        await partners.remove(conn, credential.timing_partner_id)
+        await partners.remove(database, credential.timing_partner_id)
         with pytest.raises(CredentialRefused, match="removed meanwhile"):
             await reserve(conn, credential)
 

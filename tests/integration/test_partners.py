@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from startlist.config import Settings
-from startlist.errors import ConfigurationError
+from startlist.errors import ConfigurationError, StartlistError
 from startlist.store import budget, partners
+from startlist.store.cursors import lock_race
 from startlist.store.database import Connection, Database
 from startlist.store.partners import Credential
 from startlist.store.sealing import KeyRing, open_key_ring
@@ -232,7 +233,7 @@ async def test_remove_takes_every_row_of_the_partner_and_of_no_other(database: D
         assert before["runsignup_participants"] == 5
         assert {"timing_partners", "partner_provider_credentials", "api_calls", "runsignup_changes"} <= set(before)
         assert next(iter(before)) == "timing_partners"
-        await partners.remove(conn, 1)
+        await partners.remove(database, 1)
         with pytest.raises(ConfigurationError, match="no timing partner 1"):
             await partners.stored_rows(conn, 1)
         for table in before:
@@ -240,4 +241,18 @@ async def test_remove_takes_every_row_of_the_partner_and_of_no_other(database: D
             assert await value(conn, f"select count(*) from {table}") == left, table
         assert await partners.stored_rows(conn, 2) == before
         with pytest.raises(ConfigurationError, match="no timing partner 1"):
-            await partners.remove(conn, 1)
+            await partners.remove(database, 1)
+
+
+async def test_nothing_is_removed_while_a_race_is_being_synced(database: Database, tmp_path: Path) -> None:
+    async with await database.connect() as conn, await database.connect() as other:
+        ring = await open_key_ring(conn, settings_of(tmp_path))
+        await added(conn, ring)
+        await conn.execute(FILL)
+        before = await partners.stored_rows(conn, 1)
+        assert await lock_race(database, other, 1, 10)
+        with pytest.raises(StartlistError, match="race 10 of timing partner 1 is being synced"):
+            await partners.remove(database, 1)
+        assert await partners.stored_rows(conn, 1) == before
+        await other.close()
+        await partners.remove(database, 1)

@@ -11,8 +11,9 @@ from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
 from startlist.config import Settings
-from startlist.errors import ConfigurationError
-from startlist.store.database import Connection, translated
+from startlist.errors import ConfigurationError, StartlistError
+from startlist.store.cursors import lock_race
+from startlist.store.database import Connection, Database, translated
 from startlist.store.sealing import SEALED, KeyRing, hold_key
 
 
@@ -318,12 +319,24 @@ async def stored_rows(conn: Connection, timing_partner_id: int) -> dict[str, int
     return {name: count for name, count in counts.items() if count}
 
 
-async def remove(conn: Connection, timing_partner_id: int) -> None:
-    """Delete a partner with all its rows, in one transaction. Raises `ConfigurationError` if it is not there."""
+async def remove(database: Database, timing_partner_id: int) -> None:
+    """Delete a partner with all its rows, in one transaction.
+
+    Raises `ConfigurationError` if it is not there, `StartlistError` while a pass of one of its races is under way,
+    whose next page would bring rows back.
+    """
+    races = "select race_id from runsignup_races where timing_partner_id = %s order by race_id"
     with translated():
-        query = "delete from timing_partners where timing_partner_id = %s"
-        if (await conn.execute(query, [timing_partner_id])).rowcount == 0:
-            raise _unknown(timing_partner_id)
+        async with await database.connect(name="startlist remove") as conn:  # its end frees the locks of the races
+            for (race_id,) in await (await conn.execute(races, [timing_partner_id])).fetchall():
+                if not await lock_race(database, conn, timing_partner_id, race_id):
+                    raise StartlistError(
+                        f"race {race_id} of timing partner {timing_partner_id} is being synced: wait for the sync"
+                        " or end it, then remove again; nothing was removed"
+                    )
+            query = "delete from timing_partners where timing_partner_id = %s"
+            if (await conn.execute(query, [timing_partner_id])).rowcount == 0:
+                raise _unknown(timing_partner_id)
 
 
 async def mark_verified(conn: Connection, credential_id: int) -> None:
