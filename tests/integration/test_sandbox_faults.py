@@ -59,6 +59,10 @@ def test_a_fault_that_does_not_exist_is_refused(caller: Caller) -> None:
         caller.control.fault("earthquake")
     with pytest.raises(ControlError, match="matches by"):
         caller.control.fault("reset", match={"color": "red"})
+    with pytest.raises(ControlError, match="bad_rows knows"):
+        caller.control.fault("bad_rows", what=["purple"])
+    with pytest.raises(ControlError, match="no change is called teleport"):
+        caller.control.fault("then", changes=[{"name": "teleport"}])
 
 
 def test_http_statuses_with_html_json_and_retry_after(caller: Caller) -> None:

@@ -129,7 +129,6 @@ class App:
                     raise ApiError(10)
                 response = Response(bend_answer(faults, made.body), rows=made.rows)
         except ApiError as error:
-            await self._wait((), settings.latency_ms, 0)
             response = Response(text(error.envelope()).encode(), status=error.status, error_code=error.code)
         if query.values.get("format") != "json" and response.content_type == _JSON:
             response.body, response.content_type = to_xml(json.loads(response.body)), _XML
@@ -194,7 +193,7 @@ class App:
             case _:
                 raise ApiError(1)
 
-    async def _wait(self, faults: list[Fault] | tuple[()], latency_ms: float, jitter_ms: float) -> None:
+    async def _wait(self, faults: list[Fault], latency_ms: float, jitter_ms: float) -> None:
         wait = latency_ms + (self._jitter.uniform(0, jitter_ms) if jitter_ms else 0.0)
         wait += sum(float(fault.params.get("ms", 1000)) for fault in faults if fault.kind == "delay")
         if wait:

@@ -27,11 +27,15 @@ class Changes:
         self.names: dict[str, Callable[..., Result]] = {
             name: method
             for name, method in inspect.getmembers(self, inspect.ismethod)
-            if not name.startswith("_") and name != "apply"
+            if not name.startswith("_") and name not in ("apply", "check")
         }
 
     def apply(self, name: str, arguments: Result) -> Result:
         """Carry out a change by name; raise BadChangeError or UnknownIdError."""
+        return self.check(name, arguments)(**arguments)
+
+    def check(self, name: str, arguments: Result) -> Callable[..., Result]:
+        """Return the change of a name if the arguments fit it; raise BadChangeError."""
         method = self.names.get(name)
         if method is None:
             raise BadChangeError(f"no change is called {name}")
@@ -39,7 +43,7 @@ class Changes:
             inspect.signature(method).bind(**arguments)
         except TypeError as error:
             raise BadChangeError(f"{name}: {error}") from None
-        return method(**arguments)
+        return method
 
     # Keys and races
 

@@ -16,7 +16,9 @@ KINDS = frozenset(
         "clock_skew"
     )
 )
-# These change the rows of an answer, in the order they were added.
+_SPOILS = frozenset(
+    words("not_object null no_registration_id zero_id negative_id no_user no_event_id misfit unstorable")
+)
 _MATCHES = frozenset(("endpoint", "race_id", "event_id", "key", "page_after", "incremental"))
 
 
@@ -68,6 +70,8 @@ class Faults:
             raise BadFaultError(f"no fault is of kind {kind}; known: {', '.join(sorted(KINDS))}")
         if not isinstance(match, dict) or not match.keys() <= _MATCHES:
             raise BadFaultError(f"a fault matches by {', '.join(sorted(_MATCHES))}")
+        if not set(known.get("what", ())) <= _SPOILS:
+            raise BadFaultError(f"bad_rows knows {', '.join(sorted(_SPOILS))}")
         fault = Fault(kind, match, known.pop("skip", 0), known.pop("times", 1), known)
         self._standing.append(fault)
         return asdict(fault)
@@ -235,10 +239,8 @@ def _spoiled(model: dict[str, Any], what: str) -> Any:
     elif what == "misfit":
         row["age"] = "x"
         row["user"] = {**(row.get("user") or {}), "dob": "13/45/1990"}
-    elif what == "unstorable":
-        row["user"] = {**(row.get("user") or {}), "first_name": "A\u0000nn", "last_name": "\ud800Lee"}
     else:
-        raise BadFaultError(f"bad_rows knows no {what}")
+        row["user"] = {**(row.get("user") or {}), "first_name": "A\u0000nn", "last_name": "\ud800Lee"}
     return row
 
 

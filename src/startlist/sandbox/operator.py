@@ -49,6 +49,8 @@ class Operator:
             case "GET", "faults":
                 return self._faults.as_dicts()
             case "POST", "faults":
+                for change in arguments.get("changes", ()):
+                    self._changes.check(change.get("name", ""), {k: v for k, v in change.items() if k != "name"})
                 return self._faults.add(arguments)
             case "DELETE", "faults":
                 self._faults.clear()

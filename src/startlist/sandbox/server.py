@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .app import App
 from .control import Control
-from .population import small
 from .world import World
+from .worlds import small
 
 
 class _Protocol(HttpToolsProtocol):
