@@ -44,12 +44,14 @@ class Command:
             app.command(self.name, rich_help_panel=self.panel)(found)
 
 
-SET_UP, DATABASE = "Set up", "The database"
+SET_UP, SYNC, READ, DATABASE, TRY = "Set up", "Sync", "Read", "The database", "Try it"
 
 COMMANDS = (
     Command("init", "Create or upgrade the schema; says where the database is.", SET_UP, "startlist.cli.init", "init"),
     Command("partner", "Timing partners and their API keys.", SET_UP, "startlist.cli.partner", "app"),
     Command("key", "The key that seals API secrets.", SET_UP, "startlist.cli.key", "app"),
+    Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
+    Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
     Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from startlist.cli import faults
-from startlist.config import LogFormat, Settings
+from startlist.config import LogFormat, LogLevel, Settings
 from startlist.errors import ConfigurationError
 
 FILE_BYTES = 10_000_000
@@ -67,6 +67,12 @@ def configure(settings: Settings) -> None:
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def beside_progress(settings: Settings) -> None:
+    """While progress moves on the terminal, let only warnings through to it; a log file still gets everything."""
+    if settings.log_file is None and settings.log_level is LogLevel.INFO:
+        logging.getLogger("startlist").setLevel(logging.WARNING)
 
 
 def _exception(exc_info: Any) -> str:

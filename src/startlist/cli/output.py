@@ -73,16 +73,21 @@ def cell(value: object, *, zone: tzinfo | None = None) -> str:
 
 def print_json(value: object) -> None:
     """Print one JSON document on stdout; instants in ISO 8601, decimals as numbers."""
-    _write(msgspec.json.format(_JSON.encode(value), indent=2))
+    _write(json_document(value))
+
+
+def json_document(value: object) -> str:
+    """A JSON document as `print_json` prints it."""
+    return msgspec.json.format(_JSON.encode(value), indent=2).decode()
 
 
 def print_json_line(value: object) -> None:
     """Print one JSON document on one line and send it off at once, for output that is followed."""
-    _write(_JSON.encode(value))
+    _write(_JSON.encode(value).decode())
 
 
-def _write(document: bytes) -> None:
-    sys.stdout.write(document.decode() + "\n")
+def _write(document: str) -> None:
+    sys.stdout.write(document + "\n")
     sys.stdout.flush()
 
 

@@ -182,7 +182,7 @@ def _pump(source: IO[bytes], target: IO[bytes], *, without_timeout: bool) -> Non
 
 def _read(file: Path, sets: list[Binaries]) -> tuple[Archive, Binaries]:
     """The table of contents, and the programs that could read it. Raises `ConfigurationError` if none can."""
-    said = "no pg_restore"
+    said: dict[int, str] = {}
     for programs in sets:
         command = [programs.program("pg_restore"), "--list", str(file)]
         listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
@@ -196,8 +196,9 @@ def _read(file: Path, sets: list[Binaries]) -> tuple[Archive, Binaries]:
                 tables=frozenset(name for _, name in tables),
                 makes_schema=" SCHEMA - " in listed.stdout,
             ), programs
-        said = _said(listed.stderr)
-    raise ConfigurationError(f"{file} cannot be read as a backup: {said}")
+        said[programs.major] = _said(listed.stderr)
+    newest = max(said)
+    raise ConfigurationError(f"{file} cannot be read as a backup by pg_restore {newest}: {said[newest]}")
 
 
 def _programs(database: Database) -> list[Binaries]:

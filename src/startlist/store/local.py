@@ -5,7 +5,7 @@ that only its own user may enter. Started by root it runs as another user, becau
 
     HOME/postgresql.lock       held while the server is made, started or stopped
     HOME/postgresql/           of the server's user: data/, server.log, run/ (the socket)
-    HOME/server-18.4/          a copy of the programs, where the server's user cannot read the installed ones
+    HOME/server-<version>/     a copy of the programs, where the server's user cannot read the installed ones
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from startlist.store.binaries import Binaries
 DATABASE = "startlist"
 USER = "startlist"
 PORT = 5432  # only part of the socket's name
+
+_SOCKET = f".s.PGSQL.{PORT}"
 
 LOCK_SECONDS = 120
 RECOVERY_SECONDS = 600  # a server that replays its log after a crash answers, but refuses connections
@@ -144,13 +146,17 @@ class _Cluster:
     @cached_property
     def socket_folder(self) -> Path:
         folder = self.folder / "run"
-        path = f"{folder}/.s.PGSQL.{PORT}"
+        path = f"{folder}/{_SOCKET}"
         # A comma separates hosts in libpq. The short folder must be the same for every process of this user, with or
         # without a login session: so neither XDG_RUNTIME_DIR nor TMPDIR.
         if len(os.fsencode(path)) >= SOCKET_PATH_BYTES or "," in path:
             digest = hashlib.blake2b(os.fsencode(self.home), digest_size=6).hexdigest()
             return Path(f"/tmp/startlist-{self.account.uid}-{digest}")  # noqa: S108  # made 0700, its owner is checked
         return folder
+
+    @property
+    def socket(self) -> Path:
+        return self.socket_folder / _SOCKET
 
     @property
     def conninfo(self) -> str:
@@ -239,6 +245,9 @@ class _Cluster:
                 continue
             if programs is None:
                 programs = self._programs(int((self.data / "PG_VERSION").read_text().split(".")[0]))
+            if self._postmaster() is not None and not self.socket.exists():
+                self.stop()  # somebody cleaned /tmp: nobody can reach this server any more
+                continue
             if self._postmaster() is None:
                 # Left by a killed server or a reboot; PostgreSQL would trust a pid that now belongs to another
                 # program. What guards the data from two servers is the shared memory, which it checks as well.
@@ -301,25 +310,31 @@ class _Cluster:
         if not self.account.is_other or self._can_run(found):
             return found
         copy = self.home / f"server-{found.version}"
-        copied = Binaries(copy / found.folder.name, found.version, found.bundled)
-        if not copy.is_dir():
+        package, tree = found.folder.parents[1], found.folder.parent
+        copied = Binaries(copy / package.name / tree.name / "bin", found.version, found.bundled)
+        if found.bundled and not copy.is_dir():
             partial = self.home / "server.partial"
             if partial.exists():
                 shutil.rmtree(partial)
-            shutil.copytree(found.folder.parent, partial, ignore=shutil.ignore_patterns("include", "*.a"))
+            shutil.copytree(tree, partial / package.name / tree.name, ignore=shutil.ignore_patterns("include", "*.a"))
+            libraries = package.with_name(f"{package.name}.libs")  # a wheel's libraries are found by relative path
+            if libraries.is_dir():
+                shutil.copytree(libraries, partial / libraries.name)
             for path in (partial, *partial.rglob("*")):
                 path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
             partial.rename(copy)
         if not self._can_run(copied):
             raise ConfigurationError(
-                f"user {self.account.name} can run PostgreSQL neither in {found.folder} nor in {copy}"
+                f"user {self.account.name}, whom the embedded database runs as, cannot run PostgreSQL in"
+                f" {found.folder}: install it where every user may read, or name a database with"
+                " STARTLIST_DATABASE_URL"
             )
         return copied
 
     def _can_run(self, programs: Binaries) -> bool:
         try:
             return self._run(programs.program("initdb"), "--version").returncode == 0
-        except PermissionError:
+        except (PermissionError, FileNotFoundError):
             return False
 
     def _run(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

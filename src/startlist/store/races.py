@@ -142,8 +142,6 @@ STORED = """
 select r.race_id, r.credential_id, r.name, r.last_modified, r.record_read_at, r.gone_at,
        e.event_id, e.start_time, e.end_time, e.timezone, e.race_day, e.gone_at, e.first_full_at
 from runsignup_races as r
-
-from startlist.store.database import Connection
 left join runsignup_events as e on e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id
 where r.timing_partner_id = %(partner)s and (%(race)s::bigint is null or r.race_id = %(race)s::bigint)
 order by r.race_id, e.event_id

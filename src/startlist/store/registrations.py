@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, LiteralString, NamedTuple, Protocol
 
+from startlist.store.database import Connection
+
 Key = tuple[int, int]  # event_id, registration_id
 
 
@@ -246,8 +248,6 @@ insert into page_changes (change_type, event_id, registration_id, after, source_
 select 'added', t.event_id, t.registration_id, jsonb_strip_nulls(to_jsonb(c)), t.last_modified,
        case when t.bib_num is not null then 'assigned' end, t.bib_num, t.chip_num
 from runsignup_participants as t
-
-from startlist.store.database import Connection
 join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
     using (event_id, registration_id)
 cross join lateral (select <t.content>) as c

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from startlist.errors import CallerRefused, ConfigurationError, RunSignupError, StartlistError
@@ -97,7 +97,7 @@ class Summary:
     run_id: int
     started_at: datetime
     partners: list[PartnerSummary]
-    finished_at: datetime = datetime.max.replace(tzinfo=UTC)
+    finished_at: datetime | None = None
     total_participants: int = 0
     error: StartlistError | None = None
 
@@ -123,6 +123,11 @@ class Summary:
             return MISUSED
         return {"completed": DONE, "skipped": ALL_HELD}.get(self.status, FAILED)
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it goes on."""
+        return None if self.finished_at is None else round((self.finished_at - self.started_at).total_seconds(), 3)
+
     def failed_syncs(self) -> list[dict[str, Any]]:
         """Every race that failed or is partial, and every credential that could not be used (race_id null)."""
         found: list[dict[str, Any]] = []
@@ -143,7 +148,7 @@ class Summary:
             "run_id": self.run_id,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
-            "duration_seconds": round((self.finished_at - self.started_at).total_seconds(), 3),
+            "duration_seconds": self.seconds,
             "status": self.status,
             "total_races": len(synced),
             "total_events": sum(len(race.outcome.event_ids) for race in synced),

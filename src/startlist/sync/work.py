@@ -1,4 +1,4 @@
-"""The work of one credential: list its races, prove that it is what it says, then read them in order of their starts."""
+"""The work of one credential: list its races, prove that it is what it says, then read them by their starts."""
 
 from __future__ import annotations
 
