@@ -3,17 +3,16 @@
 import json
 import signal
 import subprocess
-import sys
 import urllib.request
 
 import pytest
 
-_RUN = "import typer; from startlist.cli.sandbox import sandbox; app = typer.Typer(); app.command()(sandbox); app()"
+from tests.support import COMMAND
 
 
 def _start(*options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", _RUN, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [COMMAND, "sandbox", "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -258,6 +258,16 @@ def test_more_than_two_calls_at_once_are_throttled_and_seen_in_the_log(caller: C
     assert counts["by_error"] == {"14": 1}
 
 
+def test_small_answers_on_one_connection_are_not_held_back(sandbox: Sandbox) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", sandbox.port)
+    started = time.monotonic()
+    for _ in range(20):
+        connection.request("GET", "/rest/races?format=json")
+        connection.getresponse().read()
+    connection.close()
+    assert time.monotonic() - started < 0.5
+
+
 def test_many_sandboxes_in_one_process() -> None:
     with running(now=NOW) as one, running(now=NOW) as two:
         one.control.register(FIRST)

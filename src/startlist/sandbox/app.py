@@ -39,6 +39,7 @@ class Response:
     rows: int = 0
     error_code: int | None = None
     end: Literal["whole", "cut", "reset"] = "whole"
+    keep: int = 0  # bytes before the cut
 
 
 class App:
@@ -236,7 +237,7 @@ class App:
                     response.body = response.body[:keep]
                 else:
                     response.end = "cut"
-                    response.headers["x-keep"] = str(keep)
+                    response.keep = keep
 
     def _finish(self, faults: list[Fault], response: Response, headers: dict[str, str]) -> None:
         """Add the Date header, and compress where asked for and worth it."""
@@ -265,9 +266,8 @@ class App:
             return
         transport: asyncio.Transport = scope["startlist.transport"]
         if response.end == "cut":
-            keep = int(response.headers.pop("x-keep"))
             await _start(send, response.status, response.content_type, len(response.body), response.headers)
-            await send({"type": "http.response.body", "body": response.body[:keep], "more_body": True})
+            await send({"type": "http.response.body", "body": response.body[: response.keep], "more_body": True})
             transport.close()
         else:
             connection: socket.socket = transport.get_extra_info("socket")
