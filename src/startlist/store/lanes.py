@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
@@ -26,12 +26,11 @@ class Lane:
         self._key = global_lock_key("lane", number)
         self._conn: Connection | None = None
 
-    async def connection(self) -> Connection:
-        """The lane's own connection (autocommit); its lock is gone if it had to be opened anew."""
-        if self._conn is None or self._conn.closed or self._conn.broken:
-            self._conn = await self._database.connect(autocommit=True, name="startlist lane")
-            # A limit that the role or database carries must not end the wait for a lane.
-            await self._conn.execute("set statement_timeout = 0; set lock_timeout = 0")
+    @property
+    def held(self) -> Connection:
+        """The connection that holds the lane (autocommit); it is not opened again when it was lost."""
+        if self._conn is None:
+            raise DatabaseError("the connection that held a lane was lost")
         return self._conn
 
     async def lock(self, *, wait: bool) -> bool:
@@ -39,11 +38,18 @@ class Lane:
         query = "select pg_advisory_lock(%s), true" if wait else "select null, pg_try_advisory_lock(%s)"
         with translated():
             try:
-                row = await (await (await self.connection()).execute(query, [self._key])).fetchone()
+                row = await (await (await self._connected()).execute(query, [self._key])).fetchone()
             except psycopg.OperationalError:  # lost while it was idle, or while it waited
                 await self.close()
-                row = await (await (await self.connection()).execute(query, [self._key])).fetchone()
+                row = await (await (await self._connected()).execute(query, [self._key])).fetchone()
         return bool(row and row[1])
+
+    async def _connected(self) -> Connection:
+        if self._conn is None or self._conn.closed:
+            self._conn = await self._database.connect(autocommit=True, name="startlist lane")
+            # A limit that the role or the database carries must not end the wait for a lane.
+            await self._conn.execute("set statement_timeout = 0; set lock_timeout = 0")
+        return self._conn
 
     async def unlock(self) -> None:
         """Free the lane; a lost connection has freed it already."""
@@ -93,9 +99,9 @@ class Lanes:
                 self._start(self._free(waiter.result()))
             raise
 
-    async def release(self, lane: Lane) -> None:
-        """Free a lane; it is freed also when the caller is cancelled meanwhile."""
-        await asyncio.shield(self._start(self._free(lane)))
+    async def release(self, lane: Lane, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Free a lane after a `last` piece of work; both are done also when the caller is cancelled meanwhile."""
+        await asyncio.shield(self._start(self._free(lane, last)))
 
     def _seek(self, many: int) -> None:
         """Let so many more of the idle lanes look for a waiter to serve."""
@@ -124,9 +130,13 @@ class Lanes:
             self._waiters.popleft()  # its task was cancelled
         return bool(self._waiters)
 
-    async def _free(self, lane: Lane) -> None:
-        await lane.unlock()
-        self._start(self._serve(lane))
+    async def _free(self, lane: Lane, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        try:
+            if last is not None:
+                await last()
+        finally:
+            await lane.unlock()
+            self._start(self._serve(lane))
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
