@@ -87,10 +87,10 @@ class Database:
                 f"{where}: the database at {database.place} cannot be reached: {_reason(error)}"
             ) from None
         if connection.info.server_version < OLDEST_MAJOR * 10000:
+            version = connection.info.parameter_status("server_version")
             await connection.close()
             raise ConfigurationError(
-                f"STARTLIST_DATABASE_URL: PostgreSQL {connection.info.parameter_status('server_version')} is too old;"
-                f" version {OLDEST_MAJOR} or newer is needed"
+                f"STARTLIST_DATABASE_URL: PostgreSQL {version} is too old; version {OLDEST_MAJOR} or newer is needed"
             )
         return database, connection
 
