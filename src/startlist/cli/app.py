@@ -129,17 +129,15 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _report(error: BaseException) -> int:
-    """Say what is wrong, one line for each error, and return the exit status."""
+    """Say what is wrong, each thing once and on one line, and return the exit status."""
     from startlist.cli import faults
 
-    status = 1
-    for single in faults.leaves(error):
-        print(f"startlist: {faults.text(single)}", file=sys.stderr)  # noqa: T201  # where a user looks for it
+    errors = list(faults.leaves(error))
+    for said, single in {faults.text(single): single for single in errors}.items():
+        print(f"startlist: {said}", file=sys.stderr)  # noqa: T201  # where a user looks for it
         if logging.getLogger("startlist").isEnabledFor(logging.DEBUG):
             print(faults.traceback_of(single), file=sys.stderr)  # noqa: T201
-        if isinstance(single, ConfigurationError | CallerRefused):
-            status = 2
-    return status
+    return 2 if any(isinstance(single, ConfigurationError | CallerRefused) for single in errors) else 1
 
 
 def _version(wanted: bool) -> None:
