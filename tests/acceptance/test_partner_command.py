@@ -11,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from startlist.sandbox import running
+from startlist.sandbox.server import Sandbox
 from startlist.store.database import Database
 from tests.support import COMMAND, Cli, Result
 
@@ -212,3 +214,115 @@ def test_a_foreign_key_file_stops_everything(cli: Cli, database: Database, home:
     assert failed.code == 2
     assert "their key is not here" in failed.stderr
     assert not (home / "secret.key").exists()
+
+
+def add_from(sandbox: Sandbox, cli: Cli, *names: str) -> dict[str, str]:
+    """Add the sandbox's keys as partners of the same names; returns what points the command at the sandbox."""
+    for one in sandbox.control.partners():
+        if not names or one["name"] in names:
+            arguments = ["--api-key", one["key"], "--credential-type", one["type"]]
+            added = cli("partner", "add", one["name"], *arguments, env={"STARTLIST_API_SECRET": one["secret"]})
+            assert added.code == 0, added.stderr
+    return {"STARTLIST_API_URL": sandbox.url}
+
+
+def test_check_verifies_with_two_calls_and_ends_a_stop(cli: Cli, database: Database, database_url: str) -> None:
+    with running() as sandbox:
+        env = add_from(sandbox, cli)
+        stored(database_url, "update partner_provider_credentials set stopped_at = now() returning 1")
+        done = cli("partner", "check", env=env)
+        assert done.code == 0
+        assert "accepted: registrations of race" in done.stdout
+        assert sandbox.control.counts()["by_endpoint"] == {"races": 1, "participants": 1}
+        (one,) = cli("partner", "list", "--json").json
+        assert one["verified_at"] is not None
+        assert one["stopped_at"] is None
+        assert one["calls_last_hour"] == 2
+        (shown,) = cli("partner", "check", 1, "--json", env=env).json
+        assert (shown["accepted"], shown["races_listed"]) == (True, 1)
+
+
+def test_trap_37_a_wrong_legacy_key_is_not_fooled_by_the_public_list(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        control = sandbox.control
+        for number in range(5):
+            control.add_event(control.add_race(f"Race {number}"), "5K")
+        key = control.partners()[0]
+        assert cli("partner", "add", "Peak", "--api-key", key["key"], env={"STARTLIST_API_SECRET": "wrong"}).code == 0
+        failed = cli("partner", "check", "--json", env={"STARTLIST_API_URL": sandbox.url})
+        assert failed.code == 1
+        (one,) = failed.json
+        assert (one["accepted"], one["races_listed"]) == (False, 6)
+        assert "permission denied" in one["result"]
+        assert control.counts()["calls"] == 4
+        (state,) = cli("partner", "list", "--json").json
+        assert state["verified_at"] is None
+        cli("partner", "rotate", 1, env={"STARTLIST_API_SECRET": key["secret"]})
+        assert cli("partner", "check", env={"STARTLIST_API_URL": sandbox.url}).code == 0
+
+
+def test_check_tells_good_keys_from_bad_ones(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        control = sandbox.control
+        good = control.add_partner("Good v2", "v2")
+        bad = control.add_partner("Bad v2", "v2")
+        control.add_event(control.add_race("Turkey Trot", keys=[good["key"]]), "10K")
+        control.add_partner("No races")
+        env = add_from(sandbox, cli)
+        control.set_key(bad["key"])
+        done = cli("partner", "check", "--json", env=env)
+        assert done.code == 1
+        results = {one["company_name"]: (one["accepted"], one["result"]) for one in done.json}
+        assert {name: accepted for name, (accepted, _) in results.items()} == {
+            "Peak Timing": True, "Good v2": True, "Bad v2": False, "No races": False,
+        }  # fmt: skip
+        assert "key authentication failed" in results["Bad v2"][1]
+        assert "no race of the last 366 days" in results["No races"][1]
+        for one in control.partners():
+            assert one["secret"] not in said(done)
+
+
+def test_one_race_that_is_closed_does_not_condemn_a_key(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        control = sandbox.control
+        control.add_event(control.add_race("Open"), "5K", in_days=90)
+        env = add_from(sandbox, cli)
+        control.fault("error", match={"endpoint": "participants"}, code=7)
+        assert cli("partner", "check", env=env).code == 0
+
+
+def test_check_without_anyone_to_check(cli: Cli, database: Database, database_url: str) -> None:
+    assert cli("partner", "check").code == 2
+    unknown = cli("partner", "check", 3)
+    assert unknown.code == 2
+    assert "no timing partner 3" in unknown.stderr
+    stored(database_url, "insert into timing_partners (company_name) values ('Bare') returning 1")
+    bare = cli("partner", "check", 1)
+    assert bare.code == 2
+    assert "no API key" in bare.stderr
+
+
+def test_half_known_callers_and_lost_networks_are_said(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        env = add_from(sandbox, cli)
+        caller = {"STARTLIST_API_REGISTRATION": "1.unknown", "STARTLIST_API_REGISTRATION_SECRET": "hush-caller"}
+        refused = cli("partner", "check", env=env | caller)
+        assert refused.code == 2
+        assert "caller registration" in refused.stderr
+        assert "hush-caller" not in said(refused)
+    gone = cli("partner", "check", env=env)
+    assert gone.code == 1
+    assert "no answer from RunSignup" in gone.stdout
+
+
+@pytest.mark.parametrize(("fault", "log_format"), [("reset", "console"), ("truncate", "json")])
+def test_trap_38_secrets_show_nowhere_in_a_failing_run(
+    cli: Cli, database: Database, fault: str, log_format: str
+) -> None:
+    with running() as sandbox:
+        env = add_from(sandbox, cli) | {"STARTLIST_LOG_LEVEL": "debug", "STARTLIST_LOG_FORMAT": log_format}
+        sandbox.control.fault(fault, times=None)
+        result = cli("partner", "check", "--json", env=env)
+        assert result.code == 1
+        assert sandbox.control.partners()[0]["secret"] not in said(result)
+        assert "api_secret" not in said(result)

@@ -16,6 +16,7 @@ from startlist.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from startlist.store.partners import Added, CredentialState, Rotated
+    from startlist.sync.check import Checked
 
 app = typer.Typer()
 
@@ -131,6 +132,42 @@ def _state(one: CredentialState) -> str:
     if one.paused_until is not None:
         return f"paused by RunSignup until {one.paused_until.astimezone():%H:%M:%S}"
     return "verified" if one.verified_at is not None else "not verified yet"
+
+
+@app.command()
+def check(
+    partner_id: Annotated[
+        int | None, typer.Argument(metavar="[ID]", min=1, help="The timing partner's id; none: all of them.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Ask RunSignup whether it accepts the API keys: two calls for each; an accepted one is no longer stopped.
+
+    Exit status: 0 all are accepted, 1 one is not.
+    """
+    settings = begin()
+
+    async def work() -> list[Checked]:
+        from startlist.store.database import Database
+        from startlist.sync import check as checking
+        from startlist.sync.context import Context
+        from startlist.sync.plan import Options
+        from startlist.sync.progress import Progress
+
+        database = await Database.open(settings)
+        options = Options(timing_partner_id=partner_id)
+        async with Context(database, settings, options, progress=Progress()) as context:
+            return await checking.check(context)
+
+    found = run(work())
+    if json:
+        print_json(found)
+    else:
+        headings = ("id", "partner", "API key", "accepted", "result")
+        rows = [(one.timing_partner_id, one.company_name, one.principal, one.accepted, one.result) for one in found]
+        table(headings, rows)
+    if not all(one.accepted for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()
