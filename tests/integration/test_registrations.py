@@ -18,7 +18,7 @@ from startlist.store.registrations import Arrived, Merged, Range, Scope, merge_r
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """A decoded registration."""
 
@@ -38,11 +38,11 @@ class Row:
     chip_num: str | None = None
     registration_date: datetime | None = T0
     last_modified: datetime | None = T0
-    team_info: bytes | None = b"{}"
-    payment_info: bytes | None = b'{"race_fee": 55.00}'
-    additional_data: bytes | None = b'{"giveaway": "M", "user": {"is_anonymous": "F"}}'
-    field_errors: Sequence[str] = ()
-    absent: Collection[str] = ()
+    team_info: bytes = b"{}"
+    payment_info: bytes = b'{"race_fee": 55.00}'
+    additional_data: bytes = b'{"giveaway": "M", "user": {"is_anonymous": "F"}}'
+    field_errors: list[str] = field(default_factory=list)
+    absent: tuple[str, ...] = ()
     salt: str = field(default="")  # makes other bytes of the same content
 
     @property
@@ -94,7 +94,7 @@ class Race:
         return [(c["kind"], c["registration_id"], c["old_bib"], c["new_bib"]) for c in found]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Removed:
     registration_id: int
     modified_at: datetime | None = T0

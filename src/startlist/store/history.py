@@ -95,7 +95,7 @@ async def open_run(conn: Connection, command: str, trigger: str = "manual") -> i
     return int(row[0])
 
 
-async def close_run(conn: Connection, run_id: int, status: str, error_message: str | None = None) -> None:
+async def close_run(conn: Connection, run_id: int | None, status: str, error_message: str | None = None) -> None:
     """End a run with its status: completed, partial, failed, skipped or interrupted."""
     await conn.execute(
         "update sync_runs set status = %s, finished_at = now(), error_message = %s where run_id = %s",
@@ -111,7 +111,7 @@ async def close_interrupted(conn: Connection, timing_partner_id: int, race_id: i
 async def open_pass(
     conn: Connection,
     *,
-    run_id: int,
+    run_id: int | None,
     timing_partner_id: int,
     credential_id: int,
     race_id: int,
@@ -150,7 +150,7 @@ async def close_pass(
 async def record_skipped(
     conn: Connection,
     *,
-    run_id: int,
+    run_id: int | None,
     timing_partner_id: int,
     credential_id: int,
     race_id: int,
@@ -164,7 +164,7 @@ async def record_skipped(
 async def record_failed(
     conn: Connection,
     *,
-    run_id: int,
+    run_id: int | None,
     timing_partner_id: int,
     credential_id: int,
     race_id: int,

@@ -24,7 +24,7 @@ SET_ASIDE = """
 insert into runsignup_quarantine as q
     (timing_partner_id, race_id, event_id, registration_id, sync_history_id, endpoint, reason, raw, raw_hash)
 values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-on conflict (timing_partner_id, race_id, endpoint, raw_hash) do update
+on conflict (timing_partner_id, coalesce(race_id, 0), endpoint, raw_hash) do update
 set last_seen_at = now(), seen_count = q.seen_count + 1, resolved_at = null, sync_history_id = excluded.sync_history_id
 """
 
@@ -38,7 +38,8 @@ where q.timing_partner_id = %s and q.race_id = %s and q.endpoint = %s and q.reso
 RESOLVE_UNSEEN = """
 update runsignup_quarantine
 set resolved_at = now()
-where timing_partner_id = %s and race_id = %s and endpoint = any(%s) and resolved_at is null and last_seen_at < %s
+where timing_partner_id = %s and race_id is not distinct from %s::bigint and endpoint = any(%s)
+  and resolved_at is null and last_seen_at < %s
 """
 
 
@@ -80,7 +81,7 @@ async def resolve_stored(
 
 
 async def resolve_unseen(
-    conn: Connection, timing_partner_id: int, race_id: int, endpoints: Collection[str], since: datetime
+    conn: Connection, timing_partner_id: int, race_id: int | None, endpoints: Collection[str], since: datetime
 ) -> None:
     """Close the records that a complete read, begun at `since`, no longer showed."""
     await conn.execute(RESOLVE_UNSEEN, [timing_partner_id, race_id, list(endpoints), since])

@@ -31,7 +31,7 @@ class Event(Protocol):
     require_dob: bool | None
     require_phone: bool | None
     additional_data: bytes
-    field_errors: Sequence[str]
+    field_errors: list[str]
 
 
 class Race(Protocol):
@@ -50,7 +50,7 @@ class Race(Protocol):
     created: datetime | None
     last_modified: datetime | None
     additional_data: bytes
-    field_errors: Sequence[str]
+    field_errors: list[str]
 
     @property
     def events(self) -> Sequence[Event]: ...
@@ -79,7 +79,7 @@ class StoredRace:
     last_modified: datetime | None
     record_read_at: datetime | None
     gone_at: datetime | None
-    events: tuple[StoredEvent, ...]
+    events: list[StoredEvent]
 
 
 # Absent keys keep what is stored: the list of races sends fewer keys than a race's own record.
@@ -184,12 +184,14 @@ def _values(sent: Race | Event, timing_partner_id: int) -> dict[str, Any]:
 
 async def stored_races(conn: Connection, timing_partner_id: int, race_id: int | None = None) -> dict[int, StoredRace]:
     """The partner's stored races (or one) by race id, each with its events."""
-    found: dict[int, tuple[tuple[Any, ...], list[StoredEvent]]] = {}
-    async for row in await conn.execute(STORED, {"partner": timing_partner_id, "race": race_id}):
-        events = found.setdefault(row[0], (row[:6], []))[1]
-        if row[6] is not None:
-            events.append(StoredEvent(*row[6:]))
-    return {key: StoredRace(*head, events=tuple(events)) for key, (head, events) in found.items()}
+    found: dict[int, StoredRace] = {}
+    async for number, credential, name, modified, read_at, gone_at, *event in await conn.execute(
+        STORED, {"partner": timing_partner_id, "race": race_id}
+    ):
+        race = found.setdefault(number, StoredRace(number, credential, name, modified, read_at, gone_at, []))
+        if event[0] is not None:
+            race.events.append(StoredEvent(*event))
+    return found
 
 
 async def mark_race_gone(conn: Connection, timing_partner_id: int, race_id: int) -> None:

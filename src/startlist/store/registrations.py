@@ -31,12 +31,12 @@ class Registration(Protocol):
     chip_num: str | None
     registration_date: datetime | None
     last_modified: datetime | None
-    team_info: bytes | None
-    payment_info: bytes | None
-    additional_data: bytes | None
-    field_errors: Sequence[str]
+    team_info: bytes
+    payment_info: bytes
+    additional_data: bytes
+    field_errors: list[str]
     content_hash: bytes
-    absent: Collection[str]
+    absent: tuple[str, ...]
 
 
 class Arrived(NamedTuple):

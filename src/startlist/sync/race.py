@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import psycopg
 import structlog
@@ -24,8 +26,8 @@ from startlist.errors import (
     StartlistError,
     Throttled,
 )
-from startlist.runsignup import ParticipantsPage, Race, RemovedPage, RunSignup, fingerprint
-from startlist.store import cursors, history, quarantine, races, registrations, removals
+from startlist.runsignup import KEPT_WHEN_ABSENT, BadRecord, ParticipantsPage, Race, RemovedPage, RunSignup, fingerprint
+from startlist.store import budget, cursors, history, quarantine, races, registrations, removals
 from startlist.store.changes import GATHERED, write_changes
 from startlist.store.database import Connection, Database, translated
 from startlist.store.history import Figures
@@ -37,7 +39,8 @@ log = structlog.get_logger()
 
 CURED_BY_A_FULL_PASS = (3, 9)  # error codes that say the question was wrong
 LOCK_WAIT_SECONDS = 60.0
-Page = ParticipantsPage | RemovedPage
+PATIENCE = 3  # waits that RunSignup's throttling may cost one pass before it fails
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Job:
     listed: Race | None
     options: Options
     resume: bool = False
+    throttled: int = 0  # how often it was put off by RunSignup's throttling
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Means:
     """What a pass works with. `calls` tells how many attempts its client has sent so far."""
 
     database: Database
-    run_id: int
+    run_id: int | None
     client: RunSignup
     calls: Callable[[], int]
     now: Callable[[], datetime]
@@ -130,7 +134,13 @@ class _Pass:
             outcome = await self._close("partial", "waiting", wait)
             outcome.until = wait.until
             return outcome
-        except (NetworkError, ServerError, Throttled) as error:  # the checkpoint stays: the next run goes on from it
+        except Throttled as error:
+            if self.job.throttled >= PATIENCE:
+                return await self._close("failed", self.decision.reason, error)
+            outcome = await self._close("partial", "waiting", error)
+            outcome.until = await budget.paused_until(self.conn, self.job.credential_id)
+            return outcome
+        except (NetworkError, ServerError) as error:  # the checkpoint stays: the next run goes on from it
             return await self._close("failed", self.decision.reason, error)
         except RunSignupError as error:
             if isinstance(error, RaceGone):
@@ -244,26 +254,27 @@ class _Pass:
 
     # -- fetch and merge -------------------------------------------------------------------------------------------
 
-    async def _answers(self) -> AsyncGenerator[Page]:
+    async def _merges(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+        """Fetch page after page; each comes as the merge of it, still to be done."""
         client, at = self.means.client, self.checkpoint
         feed, start, race_id, events = at.feed, at.start(), self.job.race_id, at.events
         if feed == "participants":
             async for page in client.participants(race_id, events, modified_after=at.participants_bound, start=start):
-                yield page
+                yield partial(self._merge_participants, page)
+                del page  # megabytes
             feed, start = "removed", None
         if feed == "removed":
             async for removed in client.removed_participants(
                 race_id, events, modified_after=at.removed_bound, start=start
             ):
-                yield removed
+                yield partial(self._merge_removed, removed)
+                del removed
 
     async def _fetch_and_merge(self) -> None:
-        async with aclosing(_ahead(self._answers())) as pages:
-            async for page in pages:
-                if isinstance(page, ParticipantsPage):
-                    await self._merge_participants(page)
-                else:
-                    await self._merge_removed(page)
+        async with aclosing(_ahead(self._merges())) as merges:
+            async for merge in merges:
+                await merge()
+                del merge
         if self.checkpoint.feed == "successors":
             if await removals.successors_unknown(self.conn, *self.key, self.checkpoint.successors):
                 since = max((self.checkpoint.participants_candidate or 0) - OVERLAP_SECONDS, 0)
@@ -293,7 +304,7 @@ class _Pass:
             if full:
                 at.contested.update(merged.contested)
                 self._note_keys(page)
-            await self._set_aside(page)
+            await self._set_aside(page.bad)
             if self.open_quarantine and keys:
                 await quarantine.resolve_stored(self.conn, *self.key, "participants", [key[1] for key in keys])
             if in_feed:
@@ -302,6 +313,7 @@ class _Pass:
                     at.next_feed("removed")
             figures = self.figures
             figures.rows_received += len(page.rows) + len(page.bad)
+            figures.quarantined += len(page.bad)
             figures.rows_inserted += merged.inserted
             figures.rows_updated += merged.updated
             figures.rows_unchanged += merged.unchanged
@@ -319,7 +331,7 @@ class _Pass:
             applied = await removals.apply_removals(self.conn, scope=self.scope, removals=page.rows, absent=at.absent)
             at.named_as_removed((r.event_id, r.registration_id) for r in page.rows)
             at.successors.update(applied.successors)
-            await self._set_aside(page)
+            await self._set_aside(page.bad)
             self.figures.rows_removed += applied.removed
             at.position = None if page.next is None else page.next.to_json()
             if page.next is None:
@@ -333,26 +345,25 @@ class _Pass:
                 await races.store_races(
                     self.conn, self.key[0], [(race, self.job.credential_id)], record=race is self.record
                 )
+                await self._set_aside(race.bad)
+            if self.open_quarantine:
+                await quarantine.resolve_unseen(self.conn, *self.key, ("races", "race"), self.begun)
 
     def _note_keys(self, page: ParticipantsPage) -> None:
         lacking = self.checkpoint.lacking
         for row in page.rows:
-            missing = lacking.get(row.event_id)
-            if missing is None:
-                lacking[row.event_id] = set(row.keys_absent())
-            elif missing:
+            missing = lacking.setdefault(row.event_id, set(KEPT_WHEN_ABSENT))
+            if missing:
                 missing.intersection_update(row.keys_absent())
 
-    async def _set_aside(self, page: Page) -> None:
-        if page.bad:
+    async def _set_aside(self, bad: Sequence[BadRecord]) -> None:
+        if bad:
             await quarantine.set_aside(
-                self.conn, page.bad, timing_partner_id=self.key[0], race_id=self.key[1],
-                sync_history_id=self.history_id,
-            )  # fmt: skip
-            self.checkpoint.quarantined += len(page.bad)
-            self.figures.quarantined += len(page.bad)
-            for bad in page.bad:
-                log.warning("record.quarantined", race_id=self.key[1], endpoint=bad.endpoint, reason=bad.reason)
+                self.conn, bad, timing_partner_id=self.key[0], race_id=self.key[1], sync_history_id=self.history_id
+            )
+            self.checkpoint.quarantined += len(bad)
+            for record in bad:
+                log.warning("record.quarantined", race_id=self.key[1], endpoint=record.endpoint, reason=record.reason)
 
     async def _end_page(self, changes: int) -> None:
         """The page's last statements: checkpoint, figures, and the changes under their lock."""
@@ -460,13 +471,14 @@ def _concerns_all(error: psycopg.Error) -> bool:
     return error.sqlstate is None or error.sqlstate[:2] not in ("21", "22", "23")
 
 
-async def _ahead(source: AsyncGenerator[Page]) -> AsyncGenerator[Page]:
-    """The same pages, the next one already being fetched while the consumer works on one."""
+async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same items, the next one already on its way while the consumer works on one."""
     coming = asyncio.ensure_future(anext(source, None))
     try:
-        while (page := await coming) is not None:
+        while (item := await coming) is not None:
             coming = asyncio.ensure_future(anext(source, None))
-            yield page
+            yield item
+            del item
     finally:
         coming.cancel()
         with suppress(asyncio.CancelledError, StartlistError):

@@ -41,8 +41,8 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
     On cancellation the run is closed as interrupted; what is stored stays right and the next run goes on from it.
     """
     with translated():
+        credentials = await _credentials(context, only_first_partner=only_first_partner)
         async with context.admin() as conn:
-            credentials = await _credentials(context, only_first_partner=only_first_partner)
             context.run_id = await history.open_run(conn, "sync", trigger)
     summary = Summary(context.run_id, context.now(), [])
     try:

@@ -9,14 +9,21 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from startlist.errors import BudgetSpent, CallerRefused, CredentialRefused, PermissionDenied, RunSignupError
-from startlist.runsignup import Race, RunSignup
-from startlist.store import budget, history, partners, quarantine, races
+from startlist.errors import (
+    BudgetSpent,
+    CallerRefused,
+    CredentialRefused,
+    PermissionDenied,
+    RunSignupError,
+    Throttled,
+)
+from startlist.runsignup import BadRecord, Race, RunSignup
+from startlist.store import budget, cursors, history, partners, quarantine, races
 from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.sync.context import Context
 from startlist.sync.plan import Wanted, needs_record, wanted_events
-from startlist.sync.race import Job, Means, Outcome, run_pass
+from startlist.sync.race import PATIENCE, Job, Means, Outcome, run_pass
 from startlist.sync.summary import PartnerSummary, RaceSummary
 
 log = structlog.get_logger()
@@ -60,13 +67,17 @@ class CredentialWork:
         client = self.context.client(self.credential, gate)
         try:
             if self.credential.stopped_at is not None and not await self._try_again(client):
-                return
-            while True:
+                return None
+            for _ in range(PATIENCE):
                 try:
-                    await self._read_list(client)
-                    return
+                    return await self._read_list(client)
                 except BudgetSpent as wait:
                     await self._wait(wait.until, str(wait))
+                except Throttled as error:
+                    async with self.context.admin() as conn:
+                        until = await budget.paused_until(conn, self.key[1])
+                    await self._wait(until, str(error))
+            await self._read_list(client)
         except CallerRefused:
             raise
         except CredentialRefused as error:
@@ -78,14 +89,16 @@ class CredentialWork:
 
     async def _read_list(self, client: RunSignup) -> None:
         self.listed.clear()
+        bad: list[BadRecord] = []
         async for page in client.races(start_date=self.context.options.list_from(self.context.now())):
             self.listed.update((race.race_id, race) for race in page.races)
-            if page.bad:
-                async with self.context.admin() as conn:
-                    await quarantine.set_aside(
-                        conn, page.bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None
-                    )
-                self.summary.errors.append(f"{len(page.bad)} records of the race list quarantined")
+            bad += page.bad
+        async with self.context.admin() as conn:
+            now = await cursors.clock(conn)
+            await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
+            await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), now)
+        if bad:
+            self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
         log.info("races.listed", timing_partner_id=self.key[0], credential_id=self.key[1], races=len(self.listed))
 
     async def _try_again(self, client: RunSignup) -> bool:
@@ -187,7 +200,7 @@ class CredentialWork:
             if outcome.until is None:
                 break
             await self._wait(outcome.until, str(outcome.error))
-            job = replace(job, resume=True)
+            job = replace(job, resume=True, throttled=job.throttled + isinstance(outcome.error, Throttled))
         if total is not None and total.error is not None:
             await self._judge(total.error)
         return total
