@@ -333,6 +333,33 @@ async def test_a_cancelled_wait_takes_no_lane(database: Database) -> None:
             await lanes.release(await asyncio.wait_for(lanes.acquire(), 5))
 
 
+async def test_a_process_that_waits_for_a_lane_can_end(database: Database) -> None:
+    async with Lanes(database, 1) as ours:
+        lane = await ours.acquire()
+        async with Lanes(database, 1) as theirs:
+            waiting = asyncio.create_task(theirs.acquire())
+            await until_waiting(database, 1)
+            waiting.cancel()
+        await ours.release(lane)
+        await ours.release(await asyncio.wait_for(ours.acquire(), 5))
+
+
+async def test_what_a_cancelled_call_still_has_to_write_is_written(database: Database) -> None:
+    written: list[str] = []
+
+    async def write() -> None:
+        async with await database.connect() as conn:
+            await conn.execute("select 1")
+        written.append("row")
+
+    async with Lanes(database, 1) as lanes:
+        lane = await lanes.acquire()
+        leaving = asyncio.create_task(lanes.release(lane, write))
+        await asyncio.sleep(0)
+        leaving.cancel()
+    assert written == ["row"]
+
+
 async def test_a_lane_granted_to_a_task_that_was_just_cancelled_is_freed(database: Database) -> None:
     async with Lanes(database, 1) as lanes:
         for turns in range(12):

@@ -57,7 +57,7 @@ async def pass_time(conn: Connection, seconds: float) -> None:
 
 
 def client_of(sandbox: Sandbox, credential: Credential, gate: BudgetGate) -> RunSignup:
-    own = runsignup.Credential(credential.principal, credential.secret, runsignup.CredentialType.LEGACY)
+    own = runsignup.Credential(credential.principal, credential.secret)
     return RunSignup(own, url=sandbox.url, gate=gate, retries=runsignup.Retries(wait_initial=0, wait_jitter=0))
 
 
@@ -235,7 +235,7 @@ async def main():
         async def work(credential):
             nonlocal sent
             gate = BudgetGate(lanes, credential)
-            own = runsignup.Credential(credential.principal, credential.secret, runsignup.CredentialType.LEGACY)
+            own = runsignup.Credential(credential.principal, credential.secret)
             async with RunSignup(own, url=url, gate=gate) as client:
                 try:
                     for _ in range(20):

@@ -17,6 +17,8 @@ import psycopg
 from startlist.errors import DatabaseError
 from startlist.store.database import Connection, Database, global_lock_key, translated
 
+_LAST_WORDS = 5.0  # seconds for what is still written when a process ends
+
 
 class Lane:
     """One lane as this process sees it: its connection, opened when first needed and again when lost."""
@@ -73,7 +75,8 @@ class Lanes:
         self._lanes = [Lane(database, number) for number in range(count)]
         self._idle = list(reversed(self._lanes))
         self._waiters: deque[asyncio.Future[Lane]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._freeing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,9 +84,12 @@ class Lanes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
+        if self._freeing:  # a call that was cancelled is still being written down
+            await asyncio.wait(self._freeing, timeout=_LAST_WORDS)
+        unfinished = self._freeing | self._serving
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
         for lane in self._lanes:
             await lane.close()
 
@@ -96,17 +102,17 @@ class Lanes:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._start(self._free(waiter.result()))
+                _keep(self._free(waiter.result()), self._freeing)
             raise
 
     async def release(self, lane: Lane, last: Callable[[], Awaitable[None]] | None = None) -> None:
         """Free a lane after a `last` piece of work; both are done also when the caller is cancelled meanwhile."""
-        await asyncio.shield(self._start(self._free(lane, last)))
+        await asyncio.shield(_keep(self._free(lane, last), self._freeing))
 
     def _seek(self, many: int) -> None:
         """Let so many more of the idle lanes look for a waiter to serve."""
         for _ in range(min(many, len(self._idle))):
-            self._start(self._serve(self._idle.pop()))
+            _keep(self._serve(self._idle.pop()), self._serving)
 
     async def _serve(self, lane: Lane) -> None:
         """Take the lane's lock for the waiter at the head; a lane that nobody wants any more goes idle."""
@@ -136,10 +142,11 @@ class Lanes:
                 await last()
         finally:
             await lane.unlock()
-            self._start(self._serve(lane))
+            _keep(self._serve(lane), self._serving)
 
-    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+
+def _keep(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
