@@ -10,12 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from startlist.config import Settings
 
 MakeSettings = Callable[..., Settings]
 
 COMMAND = Path(sys.executable).with_name("startlist")
+
+
+def with_option(url: str, option: str) -> str:
+    """The URL of a database with one more server setting, as `name=value`."""
+    return f"{url}{'&' if '?' in url else '?'}options={quote('-c' + option, safe='')}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, DatabaseError, SchemaError
 from startlist.store.database import SCHEMA_REVISION, Database, global_lock_key, translated
-from tests.support import MakeSettings
+from tests.support import MakeSettings, with_option
 
 
 async def value(database: Database, query: str) -> object:
@@ -35,7 +35,7 @@ async def test_a_connection_sees_our_schema_only_in_utc(database: Database) -> N
 
 
 async def test_options_of_the_url_are_kept(database_url: str) -> None:
-    database = Database(f"{database_url}&options=-cwork_mem%3D5MB", "startlist")
+    database = Database(with_option(database_url, "work_mem=5MB"), "startlist")
     assert await value(database, "show work_mem") == "5MB"
     assert await value(database, "show search_path") == "startlist"
 

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from startlist.errors import DatabaseError, SchemaError
 from startlist.store import migrate
 from startlist.store.database import SCHEMA_REVISION, Database
+from tests.support import with_option
 
 
 async def names(database: Database, schema: str | None = None) -> set[str]:
@@ -87,7 +88,7 @@ async def test_a_role_that_owns_only_the_schema_can_make_the_tables(empty: Datab
         await connection.execute(f"create role {role} login password 'pw'".encode())
         try:
             await connection.execute(f"create schema startlist authorization {role}".encode())
-            mine = Database(f"{empty.conninfo}&options=-crole%3D{role}", "startlist")
+            mine = Database(with_option(empty.conninfo, f"role={role}"), "startlist")
             await migrate.upgrade(mine)
             assert "timing_partners" in await names(mine)
         finally:
@@ -101,7 +102,7 @@ async def test_a_role_that_may_not_make_schemas_is_told_so(empty: Database) -> N
         await connection.execute(f"create role {role}".encode())
         try:
             with pytest.raises(DatabaseError, match="permission denied") as raised:
-                await migrate.upgrade(Database(f"{empty.conninfo}&options=-crole%3D{role}", "startlist"))
+                await migrate.upgrade(Database(with_option(empty.conninfo, f"role={role}"), "startlist"))
             assert raised.value.sqlstate == psycopg.errors.InsufficientPrivilege.sqlstate
         finally:
             await connection.execute(f"drop role {role}".encode())
