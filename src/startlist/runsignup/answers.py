@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from startlist.runsignup import values
 from startlist.runsignup.fields import Fields, json_object
-from startlist.runsignup.jsontext import items, key_text, members, plain, readable, whole
+from startlist.runsignup.jsontext import BROKEN, items, key_text, members, plain, readable, whole
 from startlist.runsignup.paging import Tally
 from startlist.runsignup.races import read_race
 from startlist.runsignup.records import BadRecord, Race, Removal
@@ -101,7 +101,6 @@ _bare_races = msgspec.json.Decoder(list[Raw])
 _wrapped = msgspec.json.Decoder(_Wrapped)
 
 _OBJECT: Final = re.compile(rb"\s*\{")
-_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def raise_reported(body: Body) -> None:
@@ -110,7 +109,7 @@ def raise_reported(body: Body) -> None:
         return
     try:
         failure = _failure.decode(body)
-    except _BROKEN:
+    except BROKEN:
         return
     if failure.error is not UNSET:
         _raise_error(bytes(failure.error))
@@ -162,7 +161,7 @@ def _row_lists(body: Body, endpoint: str, found: Rows[Any]) -> Iterable[tuple[in
     """Per list of rows the event id of its element; what is no element goes to `found`."""
     try:
         elements = [_one_element.decode(body)] if _is_object(body) else _elements.decode(body)
-    except _BROKEN:
+    except BROKEN:
         return _row_lists_slowly(_whole(body), endpoint, found)
     lists: list[tuple[int | None, list[Raw] | list[bytes]]] = []
     for element in elements:
@@ -206,7 +205,7 @@ def _read_head(raw: Raw | bytes, event_id: int | None, endpoint: str) -> tuple[i
     """The event and registration id of a row that can be stored."""
     try:
         head = _head.decode(raw)
-    except _BROKEN:
+    except BROKEN:
         pass
     else:
         own_event = head.event_id
@@ -251,7 +250,7 @@ def latest_change(rows: Iterable[Raw | bytes]) -> int | None:
     for raw in rows:
         try:
             seen = _modified.decode(raw)
-        except _BROKEN:
+        except BROKEN:
             continue
         for second in (_id(seen.last_modified), _id(seen.last_modified_ts)):
             if second is not None and second <= values.LAST_SECOND and second > (latest or 0):
@@ -264,7 +263,7 @@ def read_races(body: Body, endpoint: str) -> tuple[list[Race], list[BadRecord]]:
     sent: list[Raw] | list[bytes]
     try:
         sent = _races.decode(body).races if _is_object(body) else _bare_races.decode(body)
-    except _BROKEN:
+    except BROKEN:
         text = _whole(body)
         listed = _named(text).get("races", b"") if text.startswith(b"{") else text
         if not listed.startswith(b"["):
@@ -300,7 +299,7 @@ def _whole(body: Body) -> bytes:
     text = bytes(body).strip()
     try:
         _anything.decode(text)
-    except _BROKEN:
+    except BROKEN:
         if not whole(text):
             raise WrongShapeError("not whole JSON") from None
     return text
@@ -319,7 +318,7 @@ def _named(raw: bytes) -> dict[str, bytes]:
         return {}
     try:
         return {name: bytes(value) for name, value in _members.decode(raw).items()}
-    except _BROKEN:
+    except BROKEN:
         return {key_text(key)[0]: value for key, value in members(raw)}
 
 
@@ -334,7 +333,7 @@ def _list_of(raw: bytes) -> list[bytes]:
 def _unwrapped(entry: bytes) -> bytes:
     try:
         inner = _wrapped.decode(entry).race
-    except _BROKEN:
+    except BROKEN:
         return _named(entry).get("race", entry)
     return entry if isinstance(inner, UnsetType) else bytes(inner)
 
@@ -342,7 +341,7 @@ def _unwrapped(entry: bytes) -> bytes:
 def _value(raw: Raw | bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except _BROKEN:
+    except BROKEN:
         return None
 
 

@@ -15,6 +15,9 @@ import msgspec
 MAX_DEPTH: Final = 100  # far below what breaks PostgreSQL's stack or a reader's recursion, far above any record
 _MAX_EXPONENT: Final = 8_000  # numeric holds 131,072 digits before and 16,383 behind the point
 
+BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises at JSON that it cannot decode, or that is nested too deep for it."""
+
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)
 _ESCAPE = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"  # a whole pair
@@ -156,7 +159,7 @@ def whole(body: bytes) -> bool:
         return False
     try:
         _anything.decode(flat)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except BROKEN:
         return False
     return True
 

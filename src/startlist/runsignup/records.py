@@ -60,7 +60,7 @@ class Registration(msgspec.Struct, gc=False):
     absent: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Removal:
     """A registration that was cleared, removed, transferred or deferred; `raw` is the whole record as JSON."""
 
@@ -72,7 +72,7 @@ class Removal:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BadRecord:
     """A record that cannot be stored: `reason` names the field and quotes no value, `raw` is the record as sent."""
 
@@ -83,7 +83,7 @@ class BadRecord:
     registration_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """One event of a race. `timezone` names the zone its times were read in; `race_day` is the start's day there."""
 
@@ -108,7 +108,7 @@ class Event:
     field_errors: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Race:
     """A race with the events of the answer it came in; `bad` are its events that cannot be stored.
 

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from startlist.runsignup import values
 from startlist.runsignup.fields import Fields, joined, json_object, prefix
-from startlist.runsignup.jsontext import key_text, members, sound_text, tame
+from startlist.runsignup.jsontext import BROKEN, key_text, members, sound_text, tame
 from startlist.runsignup.records import KEPT_WHEN_ABSENT, Registration, fingerprint
 
 _USER_COLUMNS: Final = frozenset(
@@ -69,7 +69,7 @@ class RawRegistration:
         """Which of `KEPT_WHEN_ABSENT` this record does not have as keys; null counts as present."""
         try:
             seen = _presence.decode(self.raw)
-        except (msgspec.DecodeError, RecursionError):
+        except BROKEN:
             return _ALL_KEPT - _keys_sent(bytes(self.raw))
         user = seen.user
         found = (user.dob, user.gender, user.email, user.phone, seen.bib_num)
@@ -171,7 +171,7 @@ def _struct(name: str, fields: list[tuple[str, Any, Any]]) -> type[msgspec.Struc
     )
 
 
-class _RegistrationDecoder:
+class RegistrationDecoder:
     """Both ways, and what the quick one has learned; one for the process, since rows of all accounts look alike."""
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ class _RegistrationDecoder:
         shape = self._shape
         try:
             sent = msgspec.structs.astuple(shape.decoder.decode(row))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BROKEN:
             return None
         user, registration_id, own_event, age, bib, chip, registered, modified = sent[:_FIRST_MONEY]
         user_id, first, middle, last, email, phone, gender, dob, address, *user_extra = msgspec.structs.astuple(user)
@@ -297,7 +297,7 @@ class _RegistrationDecoder:
             self._shape = _Shape(learned, user_learned)
 
 
-_decoder = _RegistrationDecoder()
+_decoder = RegistrationDecoder()
 _tame_team = lru_cache(maxsize=4096)(tame)  # most have none, the others share theirs
 
 

@@ -20,7 +20,7 @@ INT4: Final = (-(2**31), 2**31 - 1)
 INT8: Final = (-(2**63), 2**63 - 1)
 
 LAST_SECOND: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC, the last that a datetime can hold
-_INTEGER = re.compile(r"-?[0-9]{1,19}\Z")
+_INTEGER = re.compile(r"(?:0|-?[1-9][0-9]{0,18})\Z")
 _MONEY = re.compile(r"(-?)(?:\$(-?))?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,12})(?:\.[0-9]{1,2})?)\Z")
 _AMERICAN = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?\Z")
 _ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?: ([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?\Z")
@@ -98,7 +98,7 @@ def epoch(value: object) -> datetime:
 
 def day(value: object) -> date:
     """A calendar day of `MM/DD/YYYY` or `YYYY-MM-DD`, with nothing but midnight behind it."""
-    year, month, number, *time = _clock(value)
+    year, month, number, *time = _clock(value, time="00")
     if any(time):
         raise MisfitError("a time, not a day")
     try:
@@ -136,14 +136,17 @@ def eastern(value: object) -> datetime:
     return _eastern(text(value))
 
 
-def _clock(value: object) -> tuple[int, int, int, int, int, int]:
+def _clock(value: object, time: str | None = None) -> tuple[int, int, int, int, int, int]:
+    """Year to second. `time` stands in for hour and minute where the value has none; else they must be there."""
     if isinstance(value, str):
         if found := _AMERICAN.match(value):
-            month, number, year, hour, minute, second = found.groups("0")
-            return int(year), int(month), int(number), int(hour), int(minute), int(second)
-        if found := _ISO.match(value):
-            year, month, number, hour, minute, second = found.groups("0")
-            return int(year), int(month), int(number), int(hour), int(minute), int(second)
+            month, number, year, hour, minute, second = found.groups()
+        elif found := _ISO.match(value):
+            year, month, number, hour, minute, second = found.groups()
+        else:
+            raise MisfitError("not a date or a time")
+        if hour := hour or time:
+            return int(year), int(month), int(number), int(hour), int(minute or "0"), int(second or "0")
     raise MisfitError("not a date or a time")
 
 
