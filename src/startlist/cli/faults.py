@@ -60,6 +60,8 @@ def traceback_of(error: BaseException) -> str:
 
 def hook(_kind: type[BaseException], error: BaseException, _traceback: TracebackType | None) -> None:
     """For `sys.excepthook`: what nobody expected."""
+    if isinstance(error, KeyboardInterrupt):  # before a command had begun
+        return
     print(traceback_of(error), file=sys.stderr)  # noqa: T201  # the last words of a process
     print("startlist: this is a fault of the program; please report the lines above", file=sys.stderr)  # noqa: T201
 
