@@ -138,7 +138,7 @@ async def test_a_ring_seals_with_the_key_that_the_database_names(database: Datab
         (b"not a key\n", 0o600, "does not hold a Fernet key"),
         (b"", 0o600, "does not hold a Fernet key"),
         (b"\xff\xfe\x00", 0o600, "does not hold a Fernet key"),
-        (Fernet.generate_key(), 0o644, "run chmod 600"),
+        pytest.param(Fernet.generate_key(), 0o644, "run chmod 600", id="readable by others"),
     ],
 )
 async def test_a_bad_key_file_is_named(
