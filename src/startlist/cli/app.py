@@ -39,7 +39,14 @@ class Command:
             return
         found: Callable[..., Any] | typer.Typer = getattr(import_module(self.module), self.attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=self.name, help=self.summary, rich_help_panel=self.panel, no_args_is_help=True)
+            lists = found.registered_callback is not None  # a group that does something by itself
+            app.add_typer(
+                found,
+                name=self.name,
+                help=None if lists else self.summary,
+                rich_help_panel=self.panel,
+                no_args_is_help=not lists,
+            )
         else:
             app.command(self.name, rich_help_panel=self.panel)(found)
 
@@ -52,6 +59,12 @@ COMMANDS = (
     Command("key", "The key that seals API secrets.", SET_UP, "startlist.cli.key", "app"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
     Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
+    Command("races", "What is stored: races, registrations, as of when.", READ, "startlist.cli.races", "races"),
+    Command("find", "Find registrations by bib or name.", READ, "startlist.cli.races", "find"),
+    Command("status", "What is wrong, and since when each race is complete.", READ, "startlist.cli.status", "status"),
+    Command("history", "The passes: what ran, how it ended, what it found.", READ, "startlist.cli.changes", "history"),
+    Command("changes", "What changed in registrations.", READ, "startlist.cli.changes", "changes"),
+    Command("bibs", "Bibs assigned, changed, cleared; a bib in RunSignup.", READ, "startlist.cli.bibs", "app"),
     Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),
 )
 
