@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from startlist import runsignup
 from startlist.runsignup import KEPT_WHEN_ABSENT, RawRegistration, Registration, fingerprint
 from startlist.runsignup.answers import (
     ReportedError,
@@ -81,6 +83,13 @@ def changed(**fields: Any) -> dict[str, Any]:
         else:
             part[name] = value
     return row
+
+
+def test_the_package_exports_what_it_says() -> None:
+    public = {
+        name for name, value in vars(runsignup).items() if not (name.startswith("_") or isinstance(value, ModuleType))
+    }
+    assert public == set(runsignup.__all__)
 
 
 def test_an_ordinary_row_fills_the_columns() -> None:
