@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -89,11 +89,6 @@ def print_json_line(value: object) -> None:
 def _write(document: str) -> None:
     sys.stdout.write(document + "\n")
     sys.stdout.flush()
-
-
-def objects(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[dict[str, Any]]:
-    """Rows as objects keyed by column names."""
-    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def zone_of(name: str | None) -> tzinfo | None:
