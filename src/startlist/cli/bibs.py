@@ -49,8 +49,8 @@ def _bib(entry: Entry[BibChange]) -> list[object]:
     return [
         row.bib_change_id,
         row.detected_at,
-        entry.race_name or row.race_id,
-        entry.event_name or row.event_id,
+        words.named(entry.race_name, row.race_id),
+        words.named(entry.event_name, row.event_id),
         row.registration_id,
         words.runner(entry.first_name, entry.last_name, row.registration_id),
         words.bibs(row.kind, row.old_bib, row.new_bib, row.old_chip, row.new_chip),

@@ -40,8 +40,7 @@ def history(
     if not shown:
         note(f"No pass: {because}." if because else "No pass.")
         return
-    headings = ["began", "took", "partner", "race", "name", "pass", "status", "received", "added", "updated", "removed"]
-    headings += ["missing", "bibs", "quarantined", "calls", "why"]
+    headings = ["began", "took", "race", "pass", "status", "calls", "found", "why"]
     table(headings, [_line(one) for one in shown], zone=zone_of(settings.timezone))
 
 
@@ -50,21 +49,28 @@ def _line(one: StoredPass) -> list[object]:
     return [
         one.started_at,
         _seconds(one.finished_at - one.started_at) if one.finished_at else None,
-        one.timing_partner_id,
-        one.race_id,
-        one.race_name,
-        one.sync_type,
+        f"{one.race_id} {words.named(one.race_name, one.race_id)}" if one.race_name else one.race_id,
+        one.sync_type.replace("_", " "),
         one.status,
-        one.rows_received,
-        one.rows_inserted,
-        one.rows_updated,
-        one.rows_removed,
-        one.rows_missing,
-        one.bib_changes,
-        one.quarantined,
         one.api_calls,
+        _found(one),
         f"{why} (code {one.error_code})" if one.error_code is not None else why,
     ]
+
+
+def _found(one: StoredPass) -> str:
+    """What a pass found, without what it did not."""
+    counts = {
+        "received": one.rows_received,
+        "added": one.rows_inserted,
+        "updated": one.rows_updated,
+        "removed": one.rows_removed,
+        "missing": one.rows_missing,
+        "bib changes": one.bib_changes,
+        "silent edits": one.silent_edits,
+        "quarantined": one.quarantined,
+    }
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _seconds(length: timedelta) -> str:
@@ -97,8 +103,8 @@ def _change(entry: Entry[Change]) -> list[object]:
     return [
         row.change_id,
         row.detected_at,
-        entry.race_name or row.race_id,
-        entry.event_name or row.event_id,
+        words.named(entry.race_name, row.race_id),
+        words.named(entry.event_name, row.event_id),
         row.registration_id,
         words.runner(entry.first_name, entry.last_name, row.registration_id),
         words.change(row.change_type, row.before, row.after),

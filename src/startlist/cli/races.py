@@ -52,13 +52,13 @@ def races(
         [
             one.company_name,
             one.race_id,
-            one.name,
+            words.named(one.name, one.race_id),
             words.start(one.start_time, one.timezone) + (" (over)" if one.over else ""),
             one.events,
             one.active,
             one.with_bib,
             one.missing,
-            one.principal,
+            words.short(one.principal),
             _complete(one),
         ]
         for one in shown
@@ -109,15 +109,14 @@ def find(
 
 
 def _line(one: Found) -> list[object]:
-    middle = f"{one.first_name or ''} {one.middle_name or ''}"
     return [
         one.bib_num,
-        words.runner(middle.strip(), one.last_name, one.registration_id),
+        words.runner(f"{one.first_name or ''} {one.middle_name or ''}", one.last_name, one.registration_id),
         one.gender,
         one.age,
         state(one),
-        one.event_name or one.event_id,
-        one.race_name or one.race_id,
+        words.named(one.event_name, one.event_id),
+        words.named(one.race_name, one.race_id),
         words.start(one.start_time, one.timezone),
         one.registration_id,
     ]

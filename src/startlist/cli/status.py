@@ -111,7 +111,7 @@ def _problems(race: RaceState, alive: bool | None, now: datetime) -> Iterator[st
         yield "it was never read to the end"
     if race.last_status in ("failed", "partial"):
         code = f" (code {race.last_error_code})" if race.last_error_code is not None else ""
-        ago = f" {words.span(now - race.last_pass_at)} ago" if race.last_pass_at else ""
+        ago = f" {_ago(race.last_pass_at, now)}" if race.last_pass_at else ""
         why = race.last_error_message or race.last_reason or "no reason was noted"
         ended = "was put off" if race.last_reason == "waiting" else "failed" if race.last_status == "failed" else None
         yield f"its last pass{ago} {ended or 'is partial'}: {why}{code}"
@@ -194,14 +194,15 @@ def _print(found: Status, judged: list[_Judged], general: list[str], settings: S
         table(headings, [_key(one) for one in found.credentials if one.credential_id is not None], zone=zone)
     if judged:
         say("\nRaces")
-        headings = ["race", "name", "start", "complete as of", "behind", "last full", "last incremental", "now"]
+        headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "now"]
         table(headings, [_line(one, now) for one in judged], zone=zone)
 
 
 def _title(race: RaceState) -> str:
-    name = race.name or "a race that is not stored"
     begins = words.start(race.start_time, race.timezone)
-    return f"{name} (race {race.race_id}, {race.company_name}{', ' + begins if begins else ''})"
+    told = [f"race {race.race_id}"] if race.name else ["not stored"]
+    told += [race.company_name, *([begins] if begins else [])]
+    return f"{words.named(race.name, race.race_id)} ({', '.join(told)})"
 
 
 def _line(one: _Judged, now: datetime) -> list[object]:
@@ -212,14 +213,18 @@ def _line(one: _Judged, now: datetime) -> list[object]:
         complete = f"{words.local(race.complete_as_of, race.timezone):%Y-%m-%d %H:%M:%S %Z}"
     return [
         race.race_id,
-        race.name,
+        words.named(race.name, race.race_id),
         words.start(race.start_time, race.timezone),
         complete or "never",
         behind,
-        race.last_full_at,
-        race.last_incremental_at,
+        _ago(race.last_full_at, now),
+        _ago(race.last_incremental_at, now),
         _work(one, now),
     ]
+
+
+def _ago(instant: datetime | None, now: datetime) -> str | None:
+    return None if instant is None else f"{words.span(now - instant)} ago"
 
 
 def _work(one: _Judged, now: datetime) -> str | None:

@@ -40,9 +40,19 @@ def span(length: timedelta) -> str:
     return f"{days} day{'s' if days > 1 else ''}"
 
 
+def named(name: str | None, number: int) -> str:
+    """A race's or event's name without the blanks around it, or its number where no name is known."""
+    return " ".join((name or "").split()) or str(number)
+
+
+def short(key: str | None) -> str | None:
+    """Enough of an API key to tell it from others."""
+    return key if key is None or len(key) <= 12 else f"{key[:8]}…"
+
+
 def runner(first_name: str | None, last_name: str | None, registration_id: int) -> str:
     """A runner's name, or the registration's number where no name is known."""
-    return " ".join(name.strip() for name in (first_name, last_name) if name) or f"registration {registration_id}"
+    return " ".join(f"{first_name or ''} {last_name or ''}".split()) or f"registration {registration_id}"
 
 
 def change(kind: str, before: Mapping[str, object] | None, after: Mapping[str, object] | None) -> str:
@@ -71,7 +81,7 @@ def removal(reason: object, successor: object) -> str:
 
 
 def bibs(kind: str, old_bib: str | None, new_bib: str | None, old_chip: str | None, new_chip: str | None) -> str:
-    """What a bib change did: `bib 12 → 15, chip A1 → B7`."""
+    """What a bib change did: `bib 12 → 15, chip B7 assigned`."""
     said = [] if kind == "chip" else [_differing("bib", old_bib, new_bib)]
     if old_chip != new_chip:
         said.append(_differing("chip", old_chip, new_chip))
@@ -93,6 +103,8 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> Iterat
 
 
 def _differing(name: str, old: object, new: object) -> str:
+    if name in ("bib", "chip") and (old is None) != (new is None):
+        return f"{name} {_value(new)} assigned" if old is None else f"{name} {_value(old)} cleared"
     return f"{name} {_value(old)} → {_value(new)}"
 
 

@@ -67,8 +67,8 @@ with found as (
       and (%(event)s::bigint is null or p.event_id = %(event)s)
       and (%(since)s::timestamptz is null or e.start_time >= %(since)s)
       and <matches>
-    order by over nulls last, days_off, p.removed_at is not null, n.last_name, n.first_name, p.registration_id,
-             p.timing_partner_id
+    order by over nulls last, days_off, p.race_id, p.removed_at is not null, n.last_name, n.first_name,
+             p.registration_id, p.timing_partner_id
     limit %(limit)s
 )
 select f.timing_partner_id, f.race_id, f.race_name, f.event_id, f.event_name, f.start_time, f.timezone,
@@ -84,8 +84,8 @@ left join lateral (
       and p.registration_id = f.new_registration_id
     limit 1
 ) as s on f.new_registration_id is not null
-order by f.over nulls last, f.days_off, f.removed_at is not null, f.last_name, f.first_name, f.registration_id,
-         f.timing_partner_id
+order by f.over nulls last, f.days_off, f.race_id, f.removed_at is not null, f.last_name, f.first_name,
+         f.registration_id, f.timing_partner_id
 """
 BY_BIB = FIND.replace("<matches>", "p.bib_num = %(bib)s")
 BY_NAME = FIND.replace(
