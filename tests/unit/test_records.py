@@ -254,7 +254,7 @@ def test_a_key_that_the_database_refuses_is_repaired_and_noted() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"1e400000", b"-1E-400000", b"[1," + b"9" * 9000 + b"]", b"[" * 150 + b"]" * 150, b"[" * 5000 + b"]" * 5000],
+    [b"1e400000", b"-1E-400000", b"[1," + b"9" * 2001 + b"]", b"[" * 150 + b"]" * 150, b"[" * 5000 + b"]" * 5000],
 )
 @pytest.mark.parametrize(
     "name", ["giveaway", "first_name", "age", "bib_num", "dob", "address", "team_name", "race_fee"]
@@ -385,16 +385,16 @@ def comparable(got: Registration) -> dict[str, Any]:
 @given(rows, st.booleans())
 def test_both_ways_of_reading_a_row_agree(sent: dict[str, Any], escaped: bool) -> None:
     decoder, raw = RegistrationDecoder(), json.dumps(sent, ensure_ascii=escaped).encode()
-    thorough = decoder.thorough(raw, EVENT)
-    quick = decoder.quick(raw, EVENT)  # with the names that the other way has just taught it
+    thorough = decoder.thorough(raw, EVENT, b"")
+    quick = decoder.quick(raw, EVENT, b"")  # with the names that the other way has just taught it
     assert quick is None or comparable(quick) == comparable(thorough)
 
 
 def test_names_never_seen_before_are_read_quickly_from_the_second_row_on() -> None:
     decoder, raw = RegistrationDecoder(), json.dumps(changed(corral_id=5, team_x=1, nickname="Zo")).encode()
-    assert decoder.quick(raw, EVENT) is None
-    first = decoder.decode(raw, EVENT)
-    second = decoder.quick(raw, EVENT)
+    assert decoder.quick(raw, EVENT, b"") is None
+    first = decoder.decode(raw, EVENT, b"")
+    second = decoder.quick(raw, EVENT, b"")
     assert second is not None
     assert comparable(second) == comparable(first)
     assert json.loads(second.team_info)["team_x"] == 1

@@ -19,6 +19,7 @@ import pytest
 
 from startlist.errors import (
     BadAnswer,
+    BudgetSpent,
     CallerRefused,
     ConfigurationError,
     CredentialRefused,
@@ -491,6 +492,20 @@ def test_one_gate_serves_one_loop_after_the_other() -> None:
         return 2
 
     assert [asyncio.run(busy()), asyncio.run(busy())] == [2, 2]
+
+
+async def test_a_gate_that_refuses_is_not_asked_again() -> None:
+    class Spent(Recorder):
+        @asynccontextmanager
+        async def attempt(self, endpoint: str, race_id: int | None) -> AsyncIterator[Attempt]:
+            self.asked.append((endpoint, race_id))
+            raise BudgetSpent("spent", until=datetime(2026, 11, 22, tzinfo=UTC))
+            yield Attempt()
+
+    gate = Spent()
+    raised, server = await failure(reply(), gate=gate)
+    assert isinstance(raised, BudgetSpent)
+    assert (len(gate.asked), len(server.asked)) == (1, 0)
 
 
 async def test_errors_of_the_caller_pass_through_the_gate() -> None:

@@ -151,7 +151,7 @@ class RunSignup:
             rows = len(races) + len(bad)
             new = {race.race_id: race for race in races if race.race_id not in seen}
             last = rows < RACES_PER_PAGE and (rows == 0 or rows % ROUND != 0)
-            if rows and not new and not (last and page == 1):
+            if rows and not new and not last:
                 raise BadAnswer("the race list goes on with a page that has no new race in it")
             seen.update(new)
             yield RacesPage(list(new.values()), bad)

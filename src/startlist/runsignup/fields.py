@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
@@ -114,9 +114,4 @@ def prefix(name: str) -> bytes:
 
 def json_object(fields: Mapping[str, bytes]) -> bytes:
     """A JSON object of values that are JSON already."""
-    return joined(part for name, value in fields.items() for part in (prefix(name), value))
-
-
-def joined(parts: Iterable[bytes]) -> bytes:
-    """A JSON object of `prefix`es and values in turn."""
-    return b"{" + b"".join(parts)[1:] + b"}"
+    return b"{" + b"".join(part for name, value in fields.items() for part in (prefix(name), value))[1:] + b"}"

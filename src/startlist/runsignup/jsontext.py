@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 MAX_DEPTH: Final = 100  # far below what breaks PostgreSQL's stack or a reader's recursion, far above any record
-_MAX_EXPONENT: Final = 8_000  # numeric holds 131,072 digits before and 16,383 behind the point
+_MAX_DIGITS: Final = 2_000  # of a number, and its exponent; numeric holds more, Python's reader 4,300 digits in all
 
 BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises at JSON that it cannot decode, or that is nested too deep for it."""
@@ -28,6 +28,7 @@ _ESCAPE = re.compile(
 )
 _EXPONENT = re.compile(rb"[eE][+-]?([0-9]+)\Z")
 _FOLD = bytes.maketrans(b"123456789+-E", b"00000000000e")
+_LONG_NUMBER = b"0" * _MAX_DIGITS
 _OPEN, _CLOSE, _QUOTE, _COLON, _COMMA = b"{[", b"}]", 0x22, 0x3A, 0x2C
 _anything = msgspec.json.Decoder(msgspec.Raw)
 
@@ -128,7 +129,7 @@ def tame(raw: bytes) -> bool:
     # A digit, an e and a digit may be an exponent. In most cases it is an escaped accent such as the one in \u00e1.
     folded = raw.translate(_FOLD)
     suspects = folded.count(b"0e0")
-    if len(raw) > _MAX_EXPONENT or (suspects and suspects != folded.count(b"\\u00e0")):
+    if _LONG_NUMBER in folded or (suspects and suspects != folded.count(b"\\u00e0")):
         return not _wild_number(raw)
     return True
 
@@ -188,9 +189,9 @@ def _wild_number(raw: bytes) -> bool:
         if raw[token.start()] == _QUOTE:
             continue
         number = token.group()
-        if len(number) > _MAX_EXPONENT:
+        if _LONG_NUMBER in number.translate(_FOLD):
             return True
-        if (found := _EXPONENT.search(number)) and (len(found[1]) > 6 or int(found[1]) > _MAX_EXPONENT):
+        if (found := _EXPONENT.search(number)) and (len(found[1]) > 6 or int(found[1]) > _MAX_DIGITS):
             return True
     return False
 

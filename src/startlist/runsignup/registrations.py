@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from startlist.runsignup import values
-from startlist.runsignup.fields import Fields, joined, json_object, prefix
+from startlist.runsignup.fields import Fields, json_object, prefix
 from startlist.runsignup.jsontext import BROKEN, key_text, members, sound_text, tame
 from startlist.runsignup.records import KEPT_WHEN_ABSENT, Registration, fingerprint
 
@@ -54,16 +54,24 @@ _MAX_LEARNED = 100
 class RawRegistration:
     """A participant row of a page, looked at only as far as its ids; `raw` is a view into the page."""
 
-    __slots__ = ("event_id", "raw", "registration_id")
+    __slots__ = ("_hash", "event_id", "raw", "registration_id")
 
     def __init__(self, event_id: int, registration_id: int, raw: Raw | bytes) -> None:
         self.event_id = event_id
         self.registration_id = registration_id
         self.raw = raw
+        self._hash: bytes | None = None
+
+    @property
+    def content_hash(self) -> bytes:
+        """The `fingerprint` of the bytes as sent."""
+        if self._hash is None:
+            self._hash = fingerprint(self.raw)
+        return self._hash
 
     def decode(self) -> Registration:
         """The whole record. What does not fit a column is kept in `additional_data` and noted; nothing raises."""
-        return _decoder.decode(bytes(self.raw), self.event_id)
+        return _decoder.decode(bytes(self.raw), self.event_id, self.content_hash)
 
     def keys_absent(self) -> frozenset[str]:
         """Which of `KEPT_WHEN_ABSENT` this record does not have as keys; null counts as present."""
@@ -101,13 +109,29 @@ def _keys_sent(row: bytes) -> frozenset[str]:
     return frozenset(name for name in KEPT_WHEN_ABSENT if name in (top if name == "bib_num" else names))
 
 
+class _Members:
+    """Fields that are kept as JSON: from their values as sent to members of an object, each after a comma."""
+
+    __slots__ = ("_prefixes", "_template")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._prefixes = tuple(prefix(name) for name in names)
+        self._template = b"".join(before + b"%b" for before in self._prefixes)
+
+    def __call__(self, sent: tuple[Any, ...]) -> bytes:
+        if UNSET not in sent:
+            return self._template % sent
+        pairs = zip(self._prefixes, sent, strict=True)
+        return b"".join(part for pair in pairs if pair[1] is not UNSET for part in pair)
+
+
 class _Shape:
-    """A struct of all names that rows are known to have, and the prefixes of those that are kept as JSON.
+    """A struct of all names that rows are known to have, and how those are joined that are kept as JSON.
 
     Names with a column are typed so that whatever needs a second look makes decoding fail.
     """
 
-    __slots__ = ("decoder", "extra", "extra_prefixes", "names", "team_prefixes", "user_extra_prefixes", "user_names")
+    __slots__ = ("about_user", "additional", "decoder", "extra", "names", "team", "user_names")
 
     def __init__(self, learned: frozenset[str] = frozenset(), user_learned: frozenset[str] = frozenset()) -> None:
         text: Any = (str | None, None)
@@ -132,7 +156,7 @@ class _Shape:
                 ("event_id", int | None, None),
                 ("age", int | None, None),
                 ("bib_num", int | str | None | UnsetType, UNSET),
-                ("chip_num", str | None, None),
+                ("chip_num", int | str | None, None),
                 ("registration_date", str | None, None),
                 ("last_modified", int | None, None),
             ]
@@ -141,16 +165,14 @@ class _Shape:
         )
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
         self.names, self.user_names = learned, user_learned
-        self.team_prefixes = tuple(prefix(name) for name in team)
-        self.extra_prefixes = tuple(prefix(name) for name in extra)
-        self.user_extra_prefixes = tuple(prefix(name) for name in user_extra)
-        self.extra = _FIRST_TEAM + len(team)
+        self.team, self.additional, self.about_user = _Members(team), _Members((*extra, "user")), _Members(user_extra)
+        self.extra = _FIRST_TEAM + len(team)  # where those for `additional_data` begin
 
 
 _FIRST_MONEY: Final = 8  # of a row's values, as a tuple
 _FIRST_TRANSACTION: Final = _FIRST_MONEY + len(_MONEY)
 _FIRST_TEAM: Final = _FIRST_MONEY + len(_PAYMENT)
-_TRANSACTION_PREFIXES: Final = tuple(prefix(name) for name in _PAYMENT[len(_MONEY) :])
+_transaction: Final = _Members(_PAYMENT[len(_MONEY) :])
 _KNOWN: Final = frozenset(
     (
         *("registration_id", "event_id", "user", "age", "bib_num", "chip_num", "registration_date", "last_modified"),
@@ -177,10 +199,10 @@ class RegistrationDecoder:
     def __init__(self) -> None:
         self._shape = _Shape()
 
-    def decode(self, row: bytes, event_id: int) -> Registration:
-        return self.quick(row, event_id) or self.thorough(row, event_id)
+    def decode(self, row: bytes, event_id: int, content_hash: bytes) -> Registration:
+        return self.quick(row, event_id, content_hash) or self.thorough(row, event_id, content_hash)
 
-    def quick(self, row: bytes, event_id: int) -> Registration | None:
+    def quick(self, row: bytes, event_id: int, content_hash: bytes) -> Registration | None:
         """The record of an ordinary row; None for any that needs a closer look."""
         if not sound_text(row):
             return None
@@ -199,6 +221,7 @@ class RegistrationDecoder:
             or (age is not None and not _fits(age, values.INT4))
             or (modified is not None and not 0 <= modified <= values.LAST_SECOND)
             or (type(bib) is int and not _fits(bib, values.INT8))
+            or (type(chip) is int and not _fits(chip, values.INT8))
             or bib == ""
             or chip == ""
         ):
@@ -218,13 +241,11 @@ class RegistrationDecoder:
         if UNSET in kept:
             absent = tuple(name for name, value in zip(KEPT_WHEN_ABSENT, kept, strict=True) if value is UNSET)
             dob, gender, email, phone, bib = (None if value is UNSET else value for value in kept)
-        about_payment = _parts(_TRANSACTION_PREFIXES, sent[_FIRST_TRANSACTION:_FIRST_TEAM])
-        team_info = joined(_parts(shape.team_prefixes, sent[_FIRST_TEAM : shape.extra]))
-        extra = _parts(shape.extra_prefixes, sent[shape.extra :])
-        if about_user := _parts(shape.user_extra_prefixes, user_extra):
-            extra += (b',"user":', joined(about_user))
-        additional_data = joined(extra)
-        if not (tame(additional_data) and _tame_team(team_info) and tame(b"".join((*about_payment, address or b"")))):
+        payment_info = fees + _transaction(sent[_FIRST_TRANSACTION:_FIRST_TEAM])
+        team_info = shape.team(sent[_FIRST_TEAM : shape.extra])
+        about_user = shape.about_user(tuple(user_extra))
+        additional_data = shape.additional((*sent[shape.extra :], _braced(about_user) if about_user else UNSET))
+        if not (tame(additional_data) and tame(payment_info + (address or b"")) and _tame_team(team_info)):
             return None
         return Registration(
             registration_id,
@@ -240,18 +261,18 @@ class RegistrationDecoder:
             age,
             address,
             str(bib) if type(bib) is int else bib,
-            chip,
+            str(chip) if type(chip) is int else chip,
             registered,
             None if modified is None else datetime.fromtimestamp(modified, UTC),
-            team_info,
-            joined((fees, *about_payment)),
-            additional_data,
+            _braced(team_info),
+            _braced(payment_info),
+            _braced(additional_data),
             [],
-            fingerprint(row),
+            content_hash,
             absent,
         )
 
-    def thorough(self, row: bytes, event_id: int) -> Registration:
+    def thorough(self, row: bytes, event_id: int, content_hash: bytes) -> Registration:
         """The record of any row that has an id, an event and a `user` object."""
         top = Fields(row, apart="user")
         user = Fields(top.apart, path="user.", columns=_USER_COLUMNS)
@@ -280,7 +301,7 @@ class RegistrationDecoder:
             payment_info=json_object(_payment(top)),
             additional_data=b"",
             field_errors=user.errors + [name for name in top.errors if name not in user.errors],
-            content_hash=fingerprint(row),
+            content_hash=content_hash,
             absent=tuple(name for name in KEPT_WHEN_ABSENT if name not in present),
         )
         rest = dict(top.left)
@@ -305,8 +326,8 @@ def _fits(number: int, bounds: tuple[int, int]) -> bool:
     return bounds[0] <= number <= bounds[1]
 
 
-def _parts(prefixes: tuple[bytes, ...], sent: Any) -> list[bytes]:
-    return [part for pair in zip(prefixes, sent, strict=True) if pair[1] is not UNSET for part in pair]
+def _braced(joined: bytes) -> bytes:
+    return b"{%b}" % joined[1:]
 
 
 @lru_cache(maxsize=4096)

@@ -184,7 +184,14 @@ class Transport:
         self._url = url.rstrip("/")
         self._http = http
         self._gate = gate
-        self._retries = retries
+        self._wait_after = retries.wait_after
+        self._caller = stamina.AsyncRetryingCaller(
+            attempts=retries.attempts,
+            timeout=None,
+            wait_initial=retries.wait_initial,
+            wait_max=retries.wait_max,
+            wait_jitter=retries.wait_jitter,
+        )
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._now, self._clock = now, clock
         self._always = {"format": "json", **credential.parameters()}
@@ -207,19 +214,13 @@ class Transport:
 
         Raises a `RunSignupError`: of the last attempt when all failed.
         """
-        retries = self._retries
-        async for attempt in stamina.retry_context(
-            on=retries.wait_after,
-            attempts=retries.attempts,
-            timeout=None,
-            wait_initial=retries.wait_initial,
-            wait_max=retries.wait_max,
-            wait_jitter=retries.wait_jitter,
-        ):
-            with attempt:
-                async with self._gate.attempt(endpoint, race_id) as made:
-                    return await self._attempt(made, path, parameters, read)
-        raise AssertionError("unreachable")
+
+        # What is retried is named in the log with these two arguments, and must not be given any with secrets in them.
+        async def ask(endpoint: str, race_id: int | None) -> Answer[T]:
+            async with self._gate.attempt(endpoint, race_id) as made:
+                return await self._attempt(made, path, parameters, read)
+
+        return await self._caller(self._wait_after, ask, endpoint, race_id)
 
     async def _attempt(
         self, made: Attempt, path: str, parameters: Mapping[str, str], read: Callable[[Body], tuple[T, int]]
