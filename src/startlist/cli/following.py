@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Annotated, Generic, NoReturn
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from startlist.cli.app import run
 from startlist.cli.output import cell, note, print_json, print_json_line, say, table, zone_of
 from startlist.config import Settings
-from startlist.errors import DatabaseError
+from startlist.errors import ConfigurationError, DatabaseError
 from startlist.store.changelog import Entry, Log, R
 from startlist.store.database import Database
 from startlist.store.reading import Filters, at_most, check_filters, reader
@@ -82,7 +83,7 @@ class Printer(Generic[R]):
     def follow(self, filters: Filters, after_id: int | None, limit: int | None) -> None:
         """Print rows as they come, after those that `after_id`, `since` or `limit` ask for; ends when stdout does."""
         if after_id is not None and limit is not None:
-            raise typer.BadParameter("--follow --after-id prints all rows after it: leave out --limit")
+            raise ConfigurationError("--follow with --after-id prints all that comes after it: leave out --limit")
 
         async def work() -> None:
             log, database = self._log, await Database.open(self._settings)
@@ -98,11 +99,11 @@ class Printer(Generic[R]):
             if after_id is not None:
                 begin = max(after, after_id)
             note(f"Following after id {begin}; Ctrl-C ends.")
-            entries = log.follow(database, filters, begin, on_lost=_lost, on_back=_back)
-            async for batch in entries:
-                self._print(batch)
-                if _nobody_reads():
-                    raise BrokenPipeError
+            async with aclosing(log.follow(database, filters, begin, on_lost=_lost, on_back=_back)) as entries:
+                async for batch in entries:
+                    self._print(batch)
+                    if _nobody_reads():
+                        raise BrokenPipeError
 
         try:
             run(work())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, LiteralString, TypeVar
@@ -177,7 +177,8 @@ class Log(Generic[R]):
         on_lost: Callable[[DatabaseError], None] = lambda _error: None,
         on_back: Callable[[], None] = lambda: None,
         poll_seconds: float = POLL_SECONDS,
-    ) -> AsyncIterator[list[Entry[R]]]:
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> AsyncGenerator[list[Entry[R]], None]:
         """Rows after an id, then new ones as they come, without end; an empty list each time there was nothing new.
 
         A lost database is awaited, however long it takes: `on_lost` hears of it once, then `on_back`, and no row is
@@ -209,7 +210,7 @@ class Log(Generic[R]):
                 if not lost:
                     lost = True
                     on_lost(error)
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(reconnect_seconds)
 
     async def _news(self, conn: Connection, seconds: float) -> None:
         """Wait for a notification, but not longer than so many seconds: one may be lost, the rows are not."""
