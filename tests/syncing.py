@@ -30,8 +30,8 @@ from tests.support import MakeSettings
 
 Row = dict[str, Any]
 
-RACE, FIRST, SECOND = 100_001, 700_001, 700_002  # the sandbox's small world: twelve registrations in the first event
-PERSON = 60_000_001  # the first of them; the others follow
+RACE, FIRST, SECOND = 100_001, 700_001, 700_002  # the sandbox's small world: twelve in the first event
+PERSON = 60_000_001  # the first of the twelve; the others follow, and nobody has a bib
 
 _MONEY = (
     "race_fee",
@@ -78,6 +78,9 @@ class Rig:
             async with await database.connect(name="test") as conn:
                 rig = cls(sandbox, database, make_settings(api_url=sandbox.url, **more), conn)
                 await rig.adopt()
+                if world is None:
+                    for number in range(12):
+                        rig.control.clear_bib(PERSON + number, silent=True)
                 yield rig
                 await rig.check()
 
