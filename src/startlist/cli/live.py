@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from startlist.cli.output import console
+from startlist.sync.job import Outcome
 from startlist.sync.progress import Progress
-from startlist.sync.race import Outcome
 
 
 class LiveProgress(Progress):

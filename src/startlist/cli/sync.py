@@ -103,7 +103,7 @@ async def _plan(settings: Settings, options: Options, *, test: bool) -> tuple[li
     from startlist.sync.run import dry_run
 
     database = await Database.open(settings)
-    async with Context(database, settings, options, progress=Progress()) as context:
+    async with Context(database, settings, options, progress=Progress(), dry_run=True) as context:
         return await dry_run(context, only_first_partner=test)
 
 

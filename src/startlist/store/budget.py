@@ -112,6 +112,18 @@ async def pause(conn: Connection, credential_id: int, retry_after: float | None)
         await conn.execute(query, [asked, credential_id, credential_id])
 
 
+async def paused_until(conn: Connection, credential_id: int) -> datetime:
+    """Until when the credential is paused; the present when it is not."""
+    query = """
+        select greatest(paused_until, clock_timestamp()) from partner_provider_credentials where credential_id = %s
+    """
+    with translated():
+        row = await (await conn.execute(query, [credential_id])).fetchone()
+    if row is None:
+        raise CredentialRefused(f"credential {credential_id} was removed meanwhile")
+    return row[0]  # type: ignore[no-any-return]
+
+
 async def calls_left(conn: Connection, credential: Credential) -> int:
     """How many calls the credential may still make in this hour, pauses aside."""
     query = """

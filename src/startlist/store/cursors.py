@@ -79,12 +79,17 @@ async def load_cursor(conn: Connection, timing_partner_id: int, race_id: int) ->
     return Cursor(participants, removed, frozenset(events), full, incremental, fallback, checkpoint, suspicion)
 
 
-async def save_checkpoint(
-    conn: Connection, timing_partner_id: int, race_id: int, checkpoint: dict[str, Any] | None
-) -> None:
-    """Keep where an unfinished pass stands, in the transaction of the page it describes; None clears it."""
-    value = None if checkpoint is None else Jsonb(checkpoint)
-    await conn.execute(SAVE_CHECKPOINT, [timing_partner_id, race_id, value])
+async def save_checkpoint(conn: Connection, timing_partner_id: int, race_id: int, checkpoint: dict[str, Any]) -> None:
+    """Keep where an unfinished pass stands, in the transaction of the page it describes."""
+    await conn.execute(SAVE_CHECKPOINT, [timing_partner_id, race_id, Jsonb(checkpoint)])
+
+
+async def clear_checkpoint(conn: Connection, timing_partner_id: int, race_id: int) -> None:
+    """Forget where an unfinished pass stands: the next one starts anew."""
+    await conn.execute(
+        "update sync_cursors set checkpoint = null where timing_partner_id = %s and race_id = %s",
+        [timing_partner_id, race_id],
+    )
 
 
 async def finish_pass(

@@ -13,7 +13,7 @@ import httpx2
 from startlist import runsignup
 from startlist.config import Settings
 from startlist.runsignup import CallerRegistration, RunSignup
-from startlist.store.database import Connection, Database
+from startlist.store.database import Connection, Database, translated
 from startlist.store.lanes import Lanes
 from startlist.store.partners import Credential
 from startlist.sync.gate import BudgetGate
@@ -36,6 +36,7 @@ class Context:
         options: Options,
         *,
         progress: Progress,
+        dry_run: bool = False,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -43,6 +44,7 @@ class Context:
         self.settings = settings
         self.options = options
         self.progress = progress
+        self.dry_run = dry_run  # ask for race lists only, store nothing
         self.now = now
         self.sleep = sleep
         self.run_id: int | None = None
@@ -66,7 +68,8 @@ class Context:
     async def admin(self) -> AsyncIterator[Connection]:
         """The run's own connection, for short statements, one user at a time."""
         async with self._admin_turn:
-            yield self._admin
+            with translated():
+                yield self._admin
 
     def gate(self, credential: Credential) -> BudgetGate:
         """The gate of one pass or one question: counts its calls, wants two free ones before the first."""

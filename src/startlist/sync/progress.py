@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from startlist.sync.race import Outcome
+from startlist.sync.job import Outcome
 
 
 class Progress:
@@ -12,9 +12,6 @@ class Progress:
 
     def partner_planned(self, timing_partner_id: int, company_name: str, races: int) -> None:
         """A partner's races are known; `races` of them will be read."""
-
-    def race_started(self, timing_partner_id: int, race_id: int, name: str | None) -> None:
-        """A race's pass begins."""
 
     def page_stored(self, timing_partner_id: int, race_id: int, rows: int) -> None:
         """A page of so many participants rows has been committed."""

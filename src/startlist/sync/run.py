@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from startlist.errors import CallerRefused, ConfigurationError, DatabaseError, StartlistError
 from startlist.store import history, partners, races
@@ -40,10 +41,9 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
 
     On cancellation the run is closed as interrupted; what is stored stays right and the next run goes on from it.
     """
-    with translated():
-        credentials = await _credentials(context, only_first_partner=only_first_partner)
-        async with context.admin() as conn:
-            context.run_id = await history.open_run(conn, "sync", trigger)
+    credentials = await _credentials(context, only_first_partner=only_first_partner)
+    async with context.admin() as conn:
+        context.run_id = await history.open_run(conn, "sync", trigger)
     summary = Summary(context.run_id, context.now(), [])
     try:
         summary.error = await _together([_sync_partner(context, own, summary) for own in _by_partner(credentials)])
@@ -53,10 +53,7 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
                 " if it is long over, say whose it is: --timing-partner ID"
             )
         if summary.error is None:
-            async with context.admin() as conn:
-                for partner in summary.partners:
-                    events = {event_id for race in partner.synced for event_id in race.outcome.event_ids}
-                    summary.total_participants += await races.counted_rows(conn, partner.timing_partner_id, events)
+            await _count(context, summary)
     except asyncio.CancelledError:
         await _close(context, "interrupted", None)
         raise
@@ -65,17 +62,26 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
     return summary
 
 
+async def _count(context: Context, summary: Summary) -> None:
+    try:
+        async with context.admin() as conn:
+            for partner in summary.partners:
+                events = {event_id for race in partner.synced for event_id in race.outcome.event_ids}
+                summary.total_participants += await races.counted_rows(conn, partner.timing_partner_id, events)
+    except DatabaseError as error:
+        summary.error = error
+
+
 async def dry_run(context: Context, *, only_first_partner: bool = False) -> tuple[list[PlannedPass], list[str]]:
     """What a run would do, and what would keep it from it; RunSignup is asked for its race lists only."""
-    with translated():
-        credentials = await _credentials(context, only_first_partner=only_first_partner)
-        found: list[PlannedPass] = []
-        errors: list[str] = []
-        for own in _by_partner(credentials):
-            summary = PartnerSummary(own[0].timing_partner_id, own[0].company_name)
-            for work in await _plan_partner(context, own, summary):
-                found += [await _planned_pass(context, work, n) for n in range(len(work.planned))]
-            errors += [f"{summary.company_name}: {error}" for error in summary.errors]
+    credentials = await _credentials(context, only_first_partner=only_first_partner)
+    found: list[PlannedPass] = []
+    errors: list[str] = []
+    for own in _by_partner(credentials):
+        summary = PartnerSummary(own[0].timing_partner_id, own[0].company_name)
+        for work in await _plan_partner(context, own, summary):
+            found += [await _planned_pass(context, work, n) for n in range(len(work.planned))]
+        errors += [f"{summary.company_name}: {error}" for error in summary.errors]
     return found, errors
 
 
@@ -100,20 +106,16 @@ def _by_partner(credentials: Sequence[Credential]) -> list[list[Credential]]:
     return list(found.values())
 
 
-async def _together(partner_runs: list[Awaitable[None]]) -> StartlistError | None:
+async def _together(partner_runs: list[Coroutine[Any, Any, None]]) -> StartlistError | None:
     """Run all partners at once; return what stopped everything: the database, the caller registration, a setting."""
     stopped: StartlistError | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for partner_run in partner_runs:
-                group.create_task(_awaited(partner_run))
+                group.create_task(partner_run)
     except* (CallerRefused, DatabaseError, ConfigurationError) as errors:
         stopped = _first(errors)
     return stopped
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
 
 
 def _first(errors: BaseExceptionGroup[StartlistError]) -> StartlistError:
@@ -128,13 +130,12 @@ async def _sync_partner(context: Context, own: list[Credential], summary: Summar
     began = time.monotonic()
     partner = PartnerSummary(own[0].timing_partner_id, own[0].company_name)
     summary.partners.append(partner)
-    with translated():
-        works = await _plan_partner(context, own, partner)
-        planned = sum(len(work.planned) for work in works)
-        context.progress.partner_planned(partner.timing_partner_id, partner.company_name, planned)
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work.run([other for other in works if other is not work]))
+    works = await _plan_partner(context, own, partner)
+    planned = sum(len(work.planned) for work in works)
+    context.progress.partner_planned(partner.timing_partner_id, partner.company_name, planned)
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work.run([other for other in works if other is not work]))
     partner.races.sort(key=lambda race: race.race_id)
     partner.seconds = time.monotonic() - began
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from startlist.errors import CallerRefused, ConfigurationError, RunSignupError, StartlistError
 from startlist.store.history import Figures
-from startlist.sync.race import Outcome
+from startlist.sync.job import Outcome
 
 DONE, FAILED, MISUSED, ALL_HELD = 0, 1, 2, 3
 

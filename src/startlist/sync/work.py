@@ -22,8 +22,9 @@ from startlist.store import budget, cursors, history, partners, quarantine, race
 from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.sync.context import Context
+from startlist.sync.job import Job, Means, Outcome
 from startlist.sync.plan import Wanted, needs_record, wanted_events
-from startlist.sync.race import PATIENCE, Job, Means, Outcome, run_pass
+from startlist.sync.race import PATIENCE, run_pass
 from startlist.sync.summary import PartnerSummary, RaceSummary
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class CredentialWork:
         self.summary = summary
         self.proof = asyncio.Event()
         self.listed: dict[int, Race] = {}
+        self.bad: list[BadRecord] = []  # records of the list that cannot be stored
         self.refusal: str | None = None  # why this credential is not used any more in this run
         self.mine: set[int] = set()  # races that no other credential of the partner reads
         self.planned: list[Planned] = []
@@ -89,16 +91,10 @@ class CredentialWork:
 
     async def _read_list(self, client: RunSignup) -> None:
         self.listed.clear()
-        bad: list[BadRecord] = []
+        self.bad.clear()
         async for page in client.races(start_date=self.context.options.list_from(self.context.now())):
             self.listed.update((race.race_id, race) for race in page.races)
-            bad += page.bad
-        async with self.context.admin() as conn:
-            now = await cursors.clock(conn)
-            await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
-            await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), now)
-        if bad:
-            self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
+            self.bad.extend(page.bad)
         log.info("races.listed", timing_partner_id=self.key[0], credential_id=self.key[1], races=len(self.listed))
 
     async def _try_again(self, client: RunSignup) -> bool:
@@ -109,7 +105,7 @@ class CredentialWork:
             question = await history.last_asked(conn, credential.credential_id)
         because = f"stopped since {credential.stopped_at:%Y-%m-%d %H:%M} UTC: {credential.stopped_reason}"
         advice = f"give it the right secret: startlist partner rotate {credential.timing_partner_id}"
-        if last is not None and self.context.now() - last < TRIED_AGAIN_AFTER:
+        if self.context.dry_run or (last is not None and self.context.now() - last < TRIED_AGAIN_AFTER):
             self._refuse(f"{because}; {advice}")
             return False
         try:
@@ -169,12 +165,17 @@ class CredentialWork:
             if race_id in self.mine and race_id not in later
         ]
         async with self.context.admin() as conn, conn.transaction():
+            began = await cursors.clock(conn)
             await races.store_races(conn, self.key[0], keep)
+            bad = self.bad + [record for race, _ in keep for record in race.bad]
+            await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
+            await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), began)
             await partners.mark_verified(conn, self.key[1])
+        if bad:
+            self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
 
     async def _one(self, planned: Planned, others: list[CredentialWork]) -> None:
         context, race_id = self.context, planned.job.race_id
-        context.progress.race_started(self.key[0], race_id, planned.name)
         outcome = await self._pass(planned.job)
         for other in others:
             if outcome is not None and not isinstance(outcome.error, PermissionDenied):
@@ -240,8 +241,9 @@ class CredentialWork:
     async def _stop(self, reason: str) -> None:
         if self.refusal:
             return
-        async with self.context.admin() as conn:
-            await partners.stop(conn, self.key[1], reason)
+        if not self.context.dry_run:
+            async with self.context.admin() as conn:
+                await partners.stop(conn, self.key[1], reason)
         advice = f"give it the right secret: startlist partner rotate {self.key[0]}"
         self._refuse(f"stopped: {reason}; {advice}")
 

@@ -265,9 +265,10 @@ create table runsignup_quarantine (
     first_seen_at     timestamptz not null default now(),
     last_seen_at      timestamptz not null default now(),
     seen_count        integer not null default 1,
-    resolved_at       timestamptz,
-    unique (timing_partner_id, race_id, endpoint, raw_hash)
+    resolved_at       timestamptz
 );
+create unique index runsignup_quarantine_record
+    on runsignup_quarantine (timing_partner_id, coalesce(race_id, 0), endpoint, raw_hash);
 create index runsignup_quarantine_open on runsignup_quarantine (timing_partner_id, race_id) where resolved_at is null;
 
 -- The entries of one object that the other lacks or holds differently, down to the values.

@@ -1,0 +1,217 @@
+"""The two feeds of a pass, fetched and merged page by page: the next page is fetched while one is merged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from startlist.errors import StartlistError
+from startlist.runsignup import KEPT_WHEN_ABSENT, BadRecord, ParticipantsPage, RemovedPage
+from startlist.store import cursors, history, quarantine, registrations, removals
+from startlist.store.changes import write_changes
+from startlist.store.cursors import Cursor
+from startlist.store.database import Connection
+from startlist.store.history import Figures
+from startlist.store.registrations import Arrived, Range, Scope
+from startlist.sync.checkpoint import OVERLAP_SECONDS, Checkpoint
+from startlist.sync.job import Means
+from startlist.sync.plan import Kind
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Where a pass writes down what it does: its history row, its checkpoint, its quarantine, its changes."""
+
+    def __init__(self, conn: Connection, means: Means, key: tuple[int, int], history_id: int) -> None:
+        self.conn = conn
+        self.key = key  # timing_partner_id, race_id
+        self.figures = Figures()
+        self._means = means
+        self._history_id = history_id
+
+    async def set_aside(self, checkpoint: Checkpoint, bad: Sequence[BadRecord]) -> None:
+        """Quarantine records that cannot be stored."""
+        if bad:
+            await quarantine.set_aside(
+                self.conn, bad, timing_partner_id=self.key[0], race_id=self.key[1], sync_history_id=self._history_id
+            )
+            checkpoint.quarantined += len(bad)
+            for record in bad:
+                log.warning("record.quarantined", race_id=self.key[1], endpoint=record.endpoint, reason=record.reason)
+
+    async def end_page(self, checkpoint: Checkpoint, changes: int) -> None:
+        """A page's last statements: checkpoint, figures, and the changes under their lock."""
+        await cursors.save_checkpoint(self.conn, *self.key, checkpoint.to_json())
+        await self.save_figures()
+        await self.write_changes(changes)
+
+    async def save_figures(self) -> None:
+        """The counts so far, with the calls made so far."""
+        self.figures.api_calls = self._means.calls()
+        await history.save_figures(self.conn, self._history_id, self.figures)
+
+    async def write_changes(self, changes: int) -> None:
+        """The changes gathered in this transaction, as its last statements."""
+        if changes:
+            await write_changes(
+                self._means.database,
+                self.conn,
+                timing_partner_id=self.key[0],
+                race_id=self.key[1],
+                sync_history_id=self._history_id,
+            )
+
+
+class Feeds:
+    """Participants, then removed ones, then the successors that the removed list names."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        means: Means,
+        scope: Scope,
+        checkpoint: Checkpoint,
+        cursor: Cursor,
+        *,
+        on_first_page: Callable[[], Awaitable[None]],
+        resolves: bool,
+    ) -> None:
+        """`on_first_page` runs in the first page's transaction; `resolves`: there are quarantined records to close."""
+        self._ledger = ledger
+        self._means = means
+        self._scope = scope
+        self._checkpoint = checkpoint
+        self._cursor = cursor
+        self._on_first_page = on_first_page
+        self._resolves = resolves
+
+    async def read(self) -> None:
+        """Read on from the checkpoint to the end of both feeds."""
+        async with aclosing(_ahead(self._merges())) as merges:
+            async for merge in merges:
+                await merge()
+                del merge  # it holds its page
+        at = self._checkpoint
+        if at.feed == "successors":
+            if await removals.successors_unknown(self._ledger.conn, *self._ledger.key, at.successors):
+                since = max((at.participants_candidate or 0) - OVERLAP_SECONDS, 0)
+                race_id = self._scope.race_id
+                async for page in self._means.client.participants(race_id, at.events, modified_after=since):
+                    await self._merge_participants(page)
+            at.next_feed("settle")
+
+    async def _merges(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+        """Fetch page after page; each comes as the merge of it, still to be done."""
+        client, at, race_id = self._means.client, self._checkpoint, self._scope.race_id
+        feed, start, events = at.feed, at.start(), at.events
+        if feed == "participants":
+            async for page in client.participants(race_id, events, modified_after=at.participants_bound, start=start):
+                yield partial(self._merge_participants, page)
+                del page  # megabytes
+            feed, start = "removed", None
+        if feed == "removed":
+            async for removed in client.removed_participants(
+                race_id, events, modified_after=at.removed_bound, start=start
+            ):
+                yield partial(self._merge_removed, removed)
+                del removed
+
+    async def _merge_participants(self, page: ParticipantsPage) -> None:
+        ledger, at, full = self._ledger, self._checkpoint, self._checkpoint.kind is Kind.FULL
+        in_feed = at.feed == "participants"  # else: asked once more for successors
+        if in_feed and at.position is None:
+            at.participants_candidate = _either(page.candidate, self._cursor.participants_watermark)
+        arrived = [Arrived(r.event_id, r.registration_id, r.content_hash, r.decode) for r in page.rows]
+        keys = [(a.event_id, a.registration_id) for a in arrived]
+        async with ledger.conn.transaction():
+            await self._on_first_page()
+            merged = await registrations.merge_registrations(
+                ledger.conn,
+                self._scope,
+                arrived,
+                answered=self._answered(page) if full and in_feed else None,
+                present=frozenset(b.registration_id for b in page.bad if b.registration_id is not None),
+            )
+            at.saw(keys)
+            at.absent.update(merged.absent)
+            if full:
+                at.contested.update(merged.contested)
+                self._note_keys(page)
+            await ledger.set_aside(at, page.bad)
+            if self._resolves and keys:
+                ids = [key[1] for key in keys]
+                await quarantine.resolve_stored(ledger.conn, *ledger.key, "participants", ids)
+            if in_feed:
+                at.position = None if page.next is None else page.next.to_json()
+                if page.next is None:
+                    at.next_feed("removed")
+            figures = ledger.figures
+            figures.rows_received += len(page.rows) + len(page.bad)
+            figures.quarantined += len(page.bad)
+            figures.rows_inserted += merged.inserted
+            figures.rows_updated += merged.updated
+            figures.rows_unchanged += merged.unchanged
+            figures.silent_edits += merged.silent_edits
+            figures.bib_changes += merged.bib_changes
+            await ledger.end_page(at, merged.changes)
+        self._means.proof.set()
+        self._means.on_page(len(page.rows) + len(page.bad))
+
+    def _answered(self, page: ParticipantsPage) -> Range | None:
+        """For which ids the page is complete. A bad record without an id could be any of them: then for none."""
+        if not page.complete_range or any(bad.registration_id is None for bad in page.bad):
+            return None
+        asked = self._checkpoint.events if page.event_id is None else [page.event_id]
+        return Range(asked, page.after, page.up_to)
+
+    async def _merge_removed(self, page: RemovedPage) -> None:
+        ledger, at = self._ledger, self._checkpoint
+        if at.position is None:
+            at.removed_candidate = _either(page.candidate, self._cursor.removed_watermark)
+        async with ledger.conn.transaction():
+            applied = await removals.apply_removals(
+                ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent
+            )
+            at.named_as_removed((r.event_id, r.registration_id) for r in page.rows)
+            at.successors.update(applied.successors)
+            await ledger.set_aside(at, page.bad)
+            ledger.figures.rows_removed += applied.removed
+            at.position = None if page.next is None else page.next.to_json()
+            if page.next is None:
+                at.next_feed("successors")
+            await ledger.end_page(at, applied.changes)
+
+    def _note_keys(self, page: ParticipantsPage) -> None:
+        """Which keys no record of an event had so far: a credential that lost rights shows so."""
+        lacking = self._checkpoint.lacking
+        for row in page.rows:
+            missing = lacking.setdefault(row.event_id, set(KEPT_WHEN_ABSENT))
+            if missing:
+                missing.intersection_update(row.keys_absent())
+
+
+def _either(candidate: int | None, old: int | None) -> int | None:
+    return old if candidate is None else candidate
+
+
+async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same items, the next one already on its way while the consumer works on one."""
+    coming = asyncio.ensure_future(anext(source, None))
+    try:
+        while (item := await coming) is not None:
+            coming = asyncio.ensure_future(anext(source, None))
+            yield item
+            del item
+    finally:
+        coming.cancel()
+        with suppress(asyncio.CancelledError, StartlistError):
+            await coming
+        await source.aclose()
