@@ -243,16 +243,20 @@ MERGE = (
 )
 
 GATHER_ADDED = """
-insert into page_changes (change_type, event_id, registration_id, after, source_modified_at,
-                          bib_kind, new_bib, new_chip)
-select 'added', t.event_id, t.registration_id, jsonb_strip_nulls(to_jsonb(c)), t.last_modified,
-       case when t.bib_num is not null then 'assigned' end, t.bib_num, t.chip_num
-from runsignup_participants as t
-join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
-    using (event_id, registration_id)
-cross join lateral (select <t.content>) as c
-where t.timing_partner_id = %(partner)s
-order by t.registration_id
+with gathered as (
+    insert into page_changes (change_type, event_id, registration_id, after, source_modified_at,
+                              bib_kind, new_bib, new_chip)
+    select 'added', t.event_id, t.registration_id, jsonb_strip_nulls(to_jsonb(c)), t.last_modified,
+           case when t.bib_num is not null then 'assigned' end, t.bib_num, t.chip_num
+    from runsignup_participants as t
+    join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
+        using (event_id, registration_id)
+    cross join lateral (select <t.content>) as c
+    where t.timing_partner_id = %(partner)s
+    order by t.registration_id
+    returning bib_kind
+)
+select count(*), count(bib_kind) from gathered
 """.replace("<t.content>", ", ".join(f"t.{name}" for name in _CONTENT))
 
 COPY_NEW = "copy runsignup_participants (" + _COPY_COLUMNS + ") from stdin (format binary)"
@@ -271,8 +275,8 @@ async def merge_registrations(
     """
     merged = Merged()
     known = await _known(conn, scope, arrived, answered)
-    new: dict[Key, Registration] = {}
-    differing: dict[Key, Registration] = {}
+    new: dict[Key, Arrived] = {}
+    differing: dict[Key, Arrived] = {}
     for row in arrived:
         key = (row.event_id, row.registration_id)
         stored = known.get(key)
@@ -283,12 +287,11 @@ async def merge_registrations(
             continue
         else:
             target = differing
-        registration = row.decode()
         if key in target:  # the same registration twice in one page: the later version counts
             merged.unchanged += 1
-            if _older(registration, target[key]):
+            if _older(row.decode(), target[key].decode()):
                 continue
-        target[key] = registration
+        target[key] = row
     _judge_presence(merged, known, arrived, answered, present)
     if new:
         await _insert(conn, scope, new, merged)
@@ -344,7 +347,7 @@ def _judge_presence(
             merged.absent.append(key)
 
 
-async def _insert(conn: Connection, scope: Scope, new: dict[Key, Registration], merged: Merged) -> None:
+async def _insert(conn: Connection, scope: Scope, new: dict[Key, Arrived], merged: Merged) -> None:
     await _copy(conn, COPY_NEW, scope, new.values(), staged=False)
     merged.inserted = len(new)
     announced = scope.announced(key[0] for key in new)
@@ -352,14 +355,14 @@ async def _insert(conn: Connection, scope: Scope, new: dict[Key, Registration], 
     if added:
         values = {"partner": scope.timing_partner_id}
         lists = {"events": [key[0] for key in added], "registrations": [key[1] for key in added]}
-        await conn.execute(GATHER_ADDED, {**values, **lists})
-        merged.changes += len(added)
-        merged.bib_changes += sum(new[key].bib_num is not None for key in added)
+        cursor = await conn.execute(GATHER_ADDED, {**values, **lists})
+        changes, bib_changes = await cursor.fetchone() or (0, 0)
+        merged.changes += changes
+        merged.bib_changes += bib_changes
 
 
-async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Registration], merged: Merged) -> None:
-    await _copy(conn, COPY_STAGE, scope, differing.values(), staged=True)
-    if any(registration.absent for registration in differing.values()):
+async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], merged: Merged) -> None:
+    if await _copy(conn, COPY_STAGE, scope, differing.values(), staged=True):
         await conn.execute(KEEP_ABSENT)
     values = {
         "partner": scope.timing_partner_id,
@@ -376,12 +379,15 @@ async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Registrati
 
 
 async def _copy(
-    conn: Connection, statement: LiteralString, scope: Scope, rows: Iterable[Registration], *, staged: bool
-) -> None:
+    conn: Connection, statement: LiteralString, scope: Scope, rows: Iterable[Arrived], *, staged: bool
+) -> bool:
+    """Send rows, each decoded only now and then let go; returns whether any lacks a key that keeps what is stored."""
     partner, race = scope.timing_partner_id, scope.race_id
+    lacking = False
     async with conn.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types([*_COPY_TYPES, "text[]"] if staged else _COPY_TYPES)
-        for r in rows:
+        for row in rows:
+            r = row.decode()
             values: list[Any] = [
                 partner, race, r.event_id, r.registration_id,
                 r.user_id, r.first_name, r.middle_name, r.last_name, r.email, r.phone, r.gender, r.dob, r.age,
@@ -391,7 +397,9 @@ async def _copy(
             ]  # fmt: skip
             if staged:
                 values.append(list(r.absent))
+                lacking = lacking or bool(r.absent)
             await copy.write_row(values)
+    return lacking
 
 
 def _jsonb(text: bytes | None) -> bytes | None:
