@@ -142,7 +142,7 @@ class Feeds:
             )
             at.saw(keys)
             at.absent.update(merged.absent)
-            if full:
+            if full and in_feed:  # later the removed list has had its say
                 at.contested.update(merged.contested)
                 self._note_keys(page)
             await ledger.set_aside(at, page.bad)
