@@ -158,9 +158,9 @@ create trigger forget_partner after delete on timing_partners for each row execu
 do $$
 begin
     if current_setting('server_version_num')::int >= 140000 then
-        alter table runsignup_participants
-            alter column additional_data set compression lz4,
-            alter column payment_info set compression lz4;
+        -- As text: PostgreSQL 13 would not even parse it.
+        execute 'alter table runsignup_participants alter column additional_data set compression lz4,'
+                ' alter column payment_info set compression lz4';
     end if;
 exception when feature_not_supported then null;
 end $$;
