@@ -52,15 +52,31 @@ def alone(home: Path) -> Iterator[None]:
 
 def start(home: Path, *, seed: int, concurrent_calls: int) -> Background:
     """Start a sandbox on a free port. Raises `StartlistError` if it does not come up."""
+    log = home / "sandbox.log"
+    process = _launch(home, log, ["--seed", str(seed), "--max-concurrent", str(concurrent_calls)])
+    assert process.stdout is not None  # noqa: S101  # for the type checker
+    try:
+        with process.stdout as output:
+            line = output.readline()
+    except BaseException:  # a signal
+        process.kill()
+        process.wait()
+        raise
+    if not line.endswith(b"\n"):
+        process.wait()
+        raise StartlistError(f"the local RunSignup did not start; why is in {log}")
+    facts = json.loads(line)
+    return Background(facts["url"], process.pid, facts["partners"], facts["summary"])
+
+
+def _launch(home: Path, log: Path, options: list[str]) -> subprocess.Popen[bytes]:
+    # -P: a folder of the user's that is named like a module must not be taken for it.
+    command = [sys.executable, "-P", "-m", "startlist", "sandbox", "--json", "--port", "0", *options]
     handle = _open(home / "sandbox.pid")
     try:
         if not _locks(handle):
             raise StartlistError(f"a sandbox of another demo still runs in {home}")
         os.ftruncate(handle, 0)
-        # -P: a folder of the user's that is named like a module must not be taken for it.
-        command = [sys.executable, "-P", "-m", "startlist", "sandbox", "--json", "--port", "0"]
-        command += ["--seed", str(seed), "--max-concurrent", str(concurrent_calls)]
-        log = home / "sandbox.log"
         with log.open("wb") as said:
             # A session of its own: Ctrl-C is for the demo, which then ends the sandbox in its own way.
             process = subprocess.Popen(  # noqa: S603  # a list of ours, no shell
@@ -68,16 +84,9 @@ def start(home: Path, *, seed: int, concurrent_calls: int) -> Background:
                 cwd=home, start_new_session=True, pass_fds=[handle],
             )  # fmt: skip
         os.write(handle, b"%d\n" % process.pid)
+        return process
     finally:
         os.close(handle)  # the process has it too, and so the lock
-    assert process.stdout is not None  # noqa: S101  # for the type checker
-    with process.stdout as output:
-        line = output.readline()
-    if not line.endswith(b"\n"):
-        process.wait()
-        raise StartlistError(f"the local RunSignup did not start; why is in {log}")
-    facts = json.loads(line)
-    return Background(facts["url"], process.pid, facts["partners"], facts["summary"])
 
 
 def stop(home: Path) -> bool:

@@ -67,6 +67,9 @@ def demo(
         _stop(settings, json=json)
         return
     story = _Story(silent=json)
+    story.say("Startlist keeps a timing company's own PostgreSQL in step with RunSignup. This is a rehearsal:")
+    story.say("RunSignup is played by this machine, and all names in it are made up.")
+    story.heading("1. A database, a RunSignup and its timing partners")
     database = run(Database.configured(settings))  # also makes the home, so that the server's user may enter it
     with background.alone(settings.home):
         background.stop(settings.home)
@@ -202,12 +205,9 @@ class _Demo:
 
     def _introduce(self) -> None:
         there = self.runsignup.summary
-        added = run(self._add_partners())
+        version, added = run(self._add_partners())
         kind = f"embedded, in {self.settings.home}" if self.database.embedded else "from STARTLIST_DATABASE_URL"
-        self.story.say("Startlist keeps a timing company's own PostgreSQL in step with RunSignup. This is a rehearsal:")
-        self.story.say("RunSignup is played by this machine, and all names in it are made up.")
-        self.story.heading("1. A database, a RunSignup and its timing partners")
-        self.story.say(f"PostgreSQL    at {self.database.place} ({kind})")
+        self.story.say(f"PostgreSQL    {version} at {self.database.place} ({kind})")
         self.story.say(
             f"RunSignup     at {self.runsignup.url}: {there['races']:,} races, {there['events']:,} events,"
             f" {there['future_events']:,} of them still to come"
@@ -216,14 +216,14 @@ class _Demo:
             f"Partners      {added} timing partners with {len(self.runsignup.keys)} API keys, secrets sealed"
         )
 
-    async def _add_partners(self) -> int:
-        """Add the timing partners as `partner add` does; a partner's second key goes to the same partner."""
+    async def _add_partners(self) -> tuple[str | None, int]:
+        """Add the timing partners as `partner add` does; returns the server's version and how many they are."""
         known: dict[str, int] = {}
         async with await self.database.connect(name="startlist demo") as conn:
             ring = await open_key_ring(conn, self.settings)
             for key in self.runsignup.keys:
                 name = key["partner"]
-                added = await partners.add(
+                added = await partners.add(  # a partner's second key goes to the same partner
                     conn,
                     ring,
                     name=name,
@@ -234,7 +234,7 @@ class _Demo:
                     email=f"timing{known.get(name, len(known) + 1)}@{rows.ADDRESSES}",
                 )
                 known[name] = added.timing_partner_id
-        return len(known)
+            return conn.info.parameter_status("server_version"), len(known)
 
     def _sync(self, title: str) -> Summary:
         self.story.heading(f"{2 if not self.checks else 4}. {title}")
