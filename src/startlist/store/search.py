@@ -42,7 +42,7 @@ class Found:
 
 
 # A registration that was only ever seen as removed has its name in the removed record alone. Limited before the
-# successor is looked up. A race's rows are found through its events: that is what the primary key begins with.
+# successor is looked up.
 FIND: LiteralString = """
 with found as (
     select p.timing_partner_id, p.race_id, r.name as race_name, p.event_id, e.name as event_name, e.start_time,
@@ -59,12 +59,9 @@ with found as (
                coalesce(p.middle_name, p.removal #>> '{user,middle_name}') as middle_name,
                coalesce(p.last_name, p.removal #>> '{user,last_name}') as last_name
     ) as n
-    where (%(partner)s::bigint is null or p.timing_partner_id = %(partner)s)
-      and (%(race)s::bigint is null
-           or p.race_id = %(race)s
-              and (p.timing_partner_id, p.event_id) in (
-                  select timing_partner_id, event_id from runsignup_events where race_id = %(race)s))
-      and (%(event)s::bigint is null or p.event_id = %(event)s)
+    where (%(partners)s::bigint[] is null or p.timing_partner_id = any(%(partners)s))
+      and (%(race)s::bigint is null or p.race_id = %(race)s)
+      and (%(events)s::bigint[] is null or p.event_id = any(%(events)s))
       and (%(since)s::timestamptz is null or e.start_time >= %(since)s)
       and <matches>
     order by over nulls last, days_off, p.race_id, p.removed_at is not null, n.last_name, n.first_name,
@@ -92,6 +89,15 @@ BY_NAME = FIND.replace(
     "<matches>", "concat_ws(' ', n.first_name, n.middle_name, n.last_name) ~* all (%(words)s::text[])"
 )
 
+# The primary key begins with partner and event: a race's few thousand rows are found through them among a million.
+EVENTS: LiteralString = """
+select coalesce(array_agg(distinct timing_partner_id), '{}'), coalesce(array_agg(distinct event_id), '{}')
+from runsignup_events
+where (%(partner)s::bigint is null or timing_partner_id = %(partner)s)
+  and (%(race)s::bigint is null or race_id = %(race)s)
+  and (%(event)s::bigint is null or event_id = %(event)s)
+"""
+
 
 async def find(conn: Connection, term: str, filters: Filters, *, limit: int) -> list[Found]:
     """Registrations with this bib, then those whose name has every word of the term in it, in any case.
@@ -99,7 +105,12 @@ async def find(conn: Connection, term: str, filters: Filters, *, limit: int) -> 
     Within each, the races nearest to today first, those over behind. A number is only a bib; `since` is the start.
     """
     words = unicodedata.normalize("NFC", term.encode("utf-8", "replace").decode()).split()
-    values = {**filters.values(), "limit": limit}
+    values = {**filters.values(), "limit": limit, "partners": None, "events": None}
+    if filters.race_id is not None or filters.event_id is not None:
+        row = await (await conn.execute(EVENTS, filters.values())).fetchone()
+        values["partners"], values["events"] = row or ([], [])
+    elif filters.timing_partner_id is not None:
+        values["partners"] = [filters.timing_partner_id]
     found = await rows(conn, Found, BY_BIB, {**values, "bib": " ".join(words)})
     if words and not all(word.isdecimal() for word in words):
         named = await rows(conn, Found, BY_NAME, {**values, "words": [_pattern(word) for word in words]})
