@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import getdoc
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -39,13 +40,13 @@ class Command:
             return
         found: Callable[..., Any] | typer.Typer = getattr(import_module(self.module), self.attribute)
         if isinstance(found, typer.Typer):
-            lists = found.registered_callback is not None  # a group that does something by itself
+            alone = found.registered_callback  # of a group that does something by itself
             app.add_typer(
                 found,
                 name=self.name,
-                help=None if lists else self.summary,
+                help=getdoc(alone.callback) if alone else self.summary,
                 rich_help_panel=self.panel,
-                no_args_is_help=not lists,
+                no_args_is_help=alone is None,
             )
         else:
             app.command(self.name, rich_help_panel=self.panel)(found)
