@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -480,3 +481,14 @@ def test_reading_writes_nothing_to_the_log(cli: Cli, desk: Stored) -> None:
     shown = cli("find", "lee", env={"STARTLIST_LOG_LEVEL": "debug"})
     assert "Lee" in shown.stdout
     assert "lee" not in shown.stderr.lower()
+
+
+def test_the_examples_of_the_documentation_run(cli: Cli, stored: Stored) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    section = text.split("## Reading what is stored")[1].split("\n## ")[0]
+    examples = [line.split()[1:] for line in section.splitlines() if line.startswith("    startlist ")]
+    assert {example[0] for example in examples} == {"races", "find", "status", "history", "changes", "bibs"}
+    for example in examples:
+        if "--follow" not in example and "lookup" not in example:
+            shown = cli(*(word.strip('"') for word in example))
+            assert shown.code == 0, (example, shown.stderr)

@@ -194,7 +194,7 @@ def _print(found: Status, judged: list[_Judged], general: list[str], settings: S
         table(headings, [_key(one) for one in found.credentials if one.credential_id is not None], zone=zone)
     if judged:
         say("\nRaces")
-        headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "now"]
+        headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "pass"]
         table(headings, [_line(one, now) for one in judged], zone=zone)
 
 
