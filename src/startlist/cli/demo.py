@@ -363,6 +363,8 @@ def _bib(entry: Entry[BibChange]) -> list[object]:
 def _command() -> str:
     """How the user called this program, so that what is printed can be typed."""
     called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m startlist"
     found = shutil.which("startlist")
     if found and Path(found).resolve() == called.resolve():
         return "startlist"
