@@ -76,6 +76,7 @@ class _Pass:
         self.fell_back = False
         self.record_failed = False
         self.race_stored = False
+        self.gone: set[int] = set()  # events that went after they had been listed
         self.open_quarantine = False
         self.begun = means.now()  # then the database's clock, as rows are dated by it
 
@@ -217,6 +218,7 @@ class _Pass:
         race = await self.means.client.race(self.job.race_id)
         gone = self.wanted.event_ids - {event.event_id for event in race.events}
         if gone:
+            self.gone |= gone
             await races.mark_events_gone(self.conn, self.key[0], gone)
             self.notes.append("gone: event " + ", ".join(map(str, sorted(gone))))
             self.wanted = Wanted(self.wanted.event_ids - gone, self.wanted.next_start)
@@ -235,6 +237,8 @@ class _Pass:
                 self.conn, self.key[0], [(race, self.job.credential_id)], record=race is self.record
             )
             await self.ledger.set_aside(self.checkpoint, race.bad)
+        if self.gone:
+            await races.mark_events_gone(self.conn, self.key[0], self.gone)
         if self.open_quarantine:
             await quarantine.resolve_unseen(self.conn, *self.key, ("races", "race"), self.begun)
 

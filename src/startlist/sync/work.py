@@ -15,6 +15,7 @@ from startlist.errors import (
     CredentialRefused,
     PermissionDenied,
     RunSignupError,
+    StartlistError,
     Throttled,
 )
 from startlist.runsignup import BadRecord, Race, RunSignup
@@ -157,20 +158,25 @@ class CredentialWork:
             await self._one(waiting.pop(0), others)
 
     async def _proved(self) -> None:
-        """The credential may be believed: keep its list, but for races whose own record is still to be read."""
+        """The credential may be believed: keep its list, but for races that store themselves.
+
+        Those whose own record is still to be read, and those just read, who may know better than the list by now.
+        """
         later = {p.job.race_id for p in self.planned if p.record is not None}
+        later.update(race.race_id for race in self.summary.synced)
         keep = [
             (race, self.key[1])
             for race_id, race in self.listed.items()
             if race_id in self.mine and race_id not in later
         ]
-        async with self.context.admin() as conn, conn.transaction():
-            began = await cursors.clock(conn)
-            await races.store_races(conn, self.key[0], keep)
-            bad = self.bad + [record for race, _ in keep for record in race.bad]
-            await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
-            await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), began)
-            await partners.mark_verified(conn, self.key[1])
+        bad = self.bad + [record for race, _ in keep for record in race.bad]
+        async with self.context.admin() as conn:
+            began = await cursors.clock(conn)  # before the transaction, by whose beginning its rows are dated
+            async with conn.transaction():
+                await races.store_races(conn, self.key[0], keep)
+                await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
+                await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), began)
+                await partners.mark_verified(conn, self.key[1])
         if bad:
             self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
 
@@ -181,7 +187,11 @@ class CredentialWork:
             if outcome is not None and not isinstance(outcome.error, PermissionDenied):
                 break
             if not other.refusal and (race_id in other.listed or race_id not in self.listed):
-                outcome = await other._pass(replace(planned.job, credential_id=other.key[1]))
+                again = await other._pass(replace(planned.job, credential_id=other.key[1]))
+                if again is not None:
+                    if outcome is not None:
+                        again.figures.add(outcome.figures)
+                    outcome = again
         if outcome is None:
             return  # this credential is not used any more, which is reported once for all its races
         self.summary.races.append(RaceSummary(race_id, planned.name, outcome))
@@ -218,7 +228,11 @@ class CredentialWork:
             on_page=lambda rows: context.progress.page_stored(job.timing_partner_id, job.race_id, rows),
             proof=self.proof,
         )
-        return await run_pass(job, means)
+        try:
+            return await run_pass(job, means)
+        except StartlistError:
+            self.summary.other_calls += gate.calls  # no outcome tells of them
+            raise
 
     async def _wait(self, until: datetime, why: str) -> None:
         self.context.progress.waiting(*self.key, until, why)
