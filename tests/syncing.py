@@ -123,12 +123,13 @@ class Rig:
         *,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = nobody_waits,
+        progress: Progress | None = None,
         only_first_partner: bool = False,
         **options: Any,
     ) -> Summary:
         """One run, as `startlist sync` makes it, checked against the sandbox's log."""
         self.control.reset_log()
-        async with self.context(now=now, sleep=sleep, **options) as context:
+        async with self.context(now=now, sleep=sleep, progress=progress, **options) as context:
             done = await run(context, only_first_partner=only_first_partner)
         self.calls = self.control.log()
         assert done.to_json()["api_calls"] == len(self.calls)
@@ -148,10 +149,12 @@ class Rig:
         *,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = nobody_waits,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Context:
         """Of a run with these options."""
-        return Context(self.database, self.settings, Options(**options), progress=Progress(), now=now, sleep=sleep)
+        progress = progress or Progress()
+        return Context(self.database, self.settings, Options(**options), progress=progress, now=now, sleep=sleep)
 
     async def check(self) -> None:
         """What holds after any sync."""
