@@ -112,7 +112,7 @@ class Recorder:
 
 
 def length(body: Body) -> tuple[int, int]:
-    if not body.startswith(b"["):
+    if not bytes(body).startswith(b"["):
         raise WrongShapeError("not whole JSON")
     return len(body), 7
 

@@ -22,7 +22,7 @@ from startlist.runsignup.paging import Tally
 from startlist.runsignup.races import read_race
 from startlist.runsignup.records import BadRecord, Race, Removal
 
-Body = bytes | bytearray
+Body = bytes | bytearray | memoryview
 R = TypeVar("R")
 
 _ID: Final = "registration_id is not a whole number of at least 1"

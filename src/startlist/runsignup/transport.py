@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import math
+import mmap
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -226,7 +227,9 @@ class Transport:
         self, made: Attempt, path: str, parameters: Mapping[str, str], read: Callable[[Body], tuple[T, int]]
     ) -> Answer[T]:
         made.started, begun = self._now(), self._clock()
-        response, body = None, bytearray()
+        # A mapping of its own for each body: only what is written to it takes memory, and all of that goes back to the
+        # system at once. Megabytes that grow beside others on the heap leave it in tatters.
+        response, room = None, mmap.mmap(-1, self._max_bytes, flags=mmap.MAP_PRIVATE)
         # Errors are raised outside the except clauses: what httpx2 raises holds the request, and so its secrets.
         failure: RunSignupError | None = None
         try:
@@ -238,10 +241,10 @@ class Transport:
             ):
                 made.http_status = response.status_code
                 async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > self._max_bytes:
+                    if room.tell() + len(chunk) > self._max_bytes:
                         failure = BadAnswer(f"the answer is longer than {self._max_bytes:,} bytes")
                         break
+                    room.write(chunk)
         except httpx2.DecodingError:
             failure = BadAnswer(f"HTTP {made.http_status}: the answer's compression is broken")
         except httpx2.TransportError as error:
@@ -251,16 +254,17 @@ class Transport:
             failure = NetworkError(f"no whole answer from RunSignup within {self._max_seconds:g} seconds")
         finally:
             made.seconds = self._clock() - begun
-            made.bytes = len(body)
+            made.bytes = room.tell()
         if failure is None and response is not None:
             made.retry_after = _retry_after(response, self._now())
+            body = memoryview(room)[: made.bytes]
             failure, answer = self._understand(made, response, body, read)
             if answer is not None:
                 return answer
         raise failure or NetworkError("no answer from RunSignup")
 
     def _understand(
-        self, made: Attempt, response: httpx2.Response, body: bytearray, read: Callable[[Body], tuple[T, int]]
+        self, made: Attempt, response: httpx2.Response, body: memoryview, read: Callable[[Body], tuple[T, int]]
     ) -> tuple[RunSignupError | None, Answer[T] | None]:
         try:
             raise_reported(body)
@@ -313,7 +317,7 @@ def _retry_after(response: httpx2.Response, now: datetime) -> float | None:
     return max(0.0, (until - (_date(response.headers.get("Date")) or now)).total_seconds())
 
 
-def _what_came(response: httpx2.Response, body: bytearray) -> str:
+def _what_came(response: httpx2.Response, body: memoryview) -> str:
     """An answer described without a word of its content."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
     kind = kind if kind and len(kind) <= 60 and kind.isprintable() else "no content type"
