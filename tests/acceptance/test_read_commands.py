@@ -96,7 +96,7 @@ def test_filters_that_cannot_match_say_so(cli: Cli, stored: Stored) -> None:
     unknown = cli("races", "--timing-partner", 9)
     assert (unknown.code, unknown.stdout) == (2, "")
     assert "no timing partner 9" in unknown.stderr
-    for command in (["races"], ["find", "lee"], ["history"], ["changes"], ["bibs"]):
+    for command in (["find", "lee"], ["bibs"]):
         none = cli(*command, "--race", 77)
         assert (none.code, none.stdout) == (0, "")
         assert "no race 77 is stored" in none.stderr
@@ -131,17 +131,6 @@ def test_find_shows_the_race_of_today_first(cli: Cli, desk: Stored) -> None:
     assert lines(shown.stdout)[0].split()[:6] == ["12", "Ann", "Lee", "F", "44", "active"]
     assert [one["race_id"] for one in cli("find", "12", "--since", "1d", "--json").json] == [10, 30]
     assert [one["race_id"] for one in cli("find", "12", "--limit", 1, "--json").json] == [10]
-
-
-def test_find_takes_a_bib_exactly(cli: Cli, desk: Stored) -> None:
-    desk.registration(1, 10, 100, 1, first_name="Kim", bib_num="112")
-    desk.registration(1, 10, 100, 2, first_name="Route", last_name="12", bib_num="007")
-    desk.registration(1, 10, 100, 3, first_name="Elite", bib_num="E12")
-    assert [one["bib_num"] for one in cli("find", "12", "--race", 10, "--json").json] == ["12"]
-    assert [one["bib_num"] for one in cli("find", "007", "--json").json] == ["007"]
-    assert cli("find", "7", "--json").json == []
-    assert [one["registration_id"] for one in cli("find", "E12", "--json").json] == [3]
-    assert cli("find", "12", "--event", 300, "--json").json[0]["race_id"] == 30
 
 
 def test_find_says_where_a_runner_has_gone(cli: Cli, desk: Stored) -> None:
@@ -363,14 +352,6 @@ def test_history_is_newest_first_with_every_column(cli: Cli, stored: Stored) -> 
     found = cli("history", "--json").json
     assert stored.columns("sync_history") <= set(found[0])
     assert (found[2]["event_ids"], found[2]["api_calls"], found[0]["finished_at"]) == ([101, 102], 2, None)
-    for arguments, ids in (
-        (["--race", 10], [3, 1]),
-        (["--timing-partner", 2], [2]),
-        (["--since", "2h"], [3, 2]),
-        (["--limit", 1], [3]),
-        (["--event", 102], [1]),
-    ):
-        assert [row["sync_history_id"] for row in cli("history", *arguments, "--json").json] == ids
 
 
 # -- changes and bibs --------------------------------------------------------------------------------------------------
@@ -426,28 +407,14 @@ def test_changes_as_json_are_the_rows(cli: Cli, stored: Stored) -> None:
     assert '"race_fee": 1234567890123456789012.10' in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["changes", "bibs"])
-def test_logs_are_in_order_and_can_be_read_on(cli: Cli, stored: Stored, command: str) -> None:
+def test_a_log_can_be_read_on_from_an_id(cli: Cli, stored: Stored) -> None:
     for number in range(6):
-        partner, ago = number % 2 + 1, f"-{6 - number} hours"
-        if command == "bibs":
-            stored.bib(partner, 10, 100 + number, 5, "changed", old_bib="1", new_bib="2", detected_at=stored.at(ago))
-        else:
-            stored.changed(partner, 10, 100 + number, 5, "added", detected_at=stored.at(ago))
-
-    def ids(*arguments: object) -> list[int]:
-        rows = cli(command, *arguments, "--json").json
-        return [row["change_id" if command == "changes" else "bib_change_id"] for row in rows]
-
-    assert ids() == [1, 2, 3, 4, 5, 6]
-    assert ids("--timing-partner", 2) == [2, 4, 6]
-    assert ids("--race", 10, "--limit", 2) == [5, 6]
-    assert ids("--event", 103) == [4]
-    assert ids("--since", "150m") == [5, 6]
-    assert ids("--after-id", 2) == [3, 4, 5, 6]
-    assert ids("--after-id", 6) == []
-    part = cli(command, "--after-id", 2, "--limit", 2, "--json")
-    assert len(part.json) == 2
+        stored.changed(1, 10, 100, number, "added")
+    newest = cli("changes", "--limit", 2, "--json")
+    assert [row["change_id"] for row in newest.json] == [5, 6]
+    assert "--limit N shows more" in newest.stderr
+    part = cli("changes", "--after-id", 2, "--limit", 2, "--json")
+    assert [row["change_id"] for row in part.json] == [3, 4]
     assert "--after-id 4 goes on" in part.stderr
 
 

@@ -88,7 +88,8 @@ def test_changes_are_followed_too_and_filtered(cli: Cli, stored: Stored) -> None
 
 
 def test_a_lost_database_is_awaited(cli: Cli, stored: Stored) -> None:
-    process = cli.start("bibs", "--follow", "--json")
+    process = cli.start("bibs", "--follow", "--json", "--after-id", 1)
+    assert row(process)["bib_change_id"] == 2  # it is connected
     begun(process)
     stored.conn.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'startlist follow'"

@@ -15,7 +15,7 @@ from startlist.errors import DatabaseError
 from startlist.store import local, migrate
 from startlist.store.changelog import BIBS, CHANGES, Entry
 from startlist.store.database import Database
-from startlist.store.reading import Filters, reader
+from startlist.store.reading import Filters, reader, stored_passes
 from startlist.store.search import find
 from tests.stored import Stored
 from tests.support import MakeSettings
@@ -74,6 +74,63 @@ async def test_names_match_in_any_case_and_nothing_in_them_is_a_pattern(
         stored.registration(1, 10, 100, registration, first_name=first, middle_name="von", last_name=last)
     async with reader(database) as conn:
         assert [one.registration_id for one in await find(conn, term, Filters(), limit=9)] == found
+
+
+@pytest.mark.parametrize(
+    ("bib", "found"), [("12", [1]), ("7", []), ("007", [2]), (" E12 ", [3]), ("e12", []), ("1 2", [4]), ("112", [5])]
+)
+async def test_bibs_match_exactly(stored: Stored, database: Database, bib: str, found: list[int]) -> None:
+    for registration, stored_bib in enumerate(("12", "007", "E12", "1 2", "112"), 1):
+        stored.registration(1, 10, 100, registration, first_name="Route", last_name="12", bib_num=stored_bib)
+    async with reader(database) as conn:
+        assert [one.registration_id for one in await find(conn, bib, Filters(), limit=9)] == found
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (Filters(), [1, 2, 3, 4]),
+        (Filters(race_id=10), [1, 3]),
+        (Filters(timing_partner_id=2), [2, 4]),
+        (Filters(event_id=200), [4]),
+        (Filters(timing_partner_id=1, race_id=10, event_id=100), [1]),
+        (Filters(race_id=10, event_id=200), []),
+    ],
+)
+async def test_filters_limit_every_command_alike(
+    stored: Stored, database: Database, filters: Filters, found: list[int]
+) -> None:
+    stored.race(stored.partner("Best"), 20)
+    stored.race(1, 20)
+    for number, (partner, race, event) in enumerate(((1, 10, 100), (2, 20, 201), (1, 10, 101), (2, 20, 200)), 1):
+        if event != 100:
+            stored.event(partner, race, event, "1 day")
+        stored.registration(partner, race, event, number, bib_num="12")
+        stored.ended(partner, race, "completed", event_ids=[event, 999])
+        stored.changed(partner, race, event, number, "added")
+        stored.bib(partner, race, event, number, "assigned")
+    async with reader(database) as conn:
+        assert sorted(one.registration_id for one in await find(conn, "12", filters, limit=9)) == found
+        assert [one.sync_history_id for one in await stored_passes(conn, filters, limit=9)] == found[::-1]
+        for log in (CHANGES, BIBS):
+            for entries in (log.newest, log.after):
+                assert [one.row.id for one in await entries(conn, filters, 0, 9, limit=9)] == found
+                assert [one.row.id for one in await entries(conn, filters, 2, 3, limit=9)] == [
+                    n for n in found if n == 3
+                ]
+
+
+async def test_since_reaches_the_instant_and_no_further(stored: Stored, database: Database) -> None:
+    for hours in (5, 4, 3, 2, 1):
+        stored.ended(1, 10, "completed", f"-{hours} hours")
+        stored.changed(1, 10, 100, 5, "added", detected_at=stored.at(f"-{hours} hours"))
+    filters = Filters(since=stored.at("-150 minutes"))
+    assert filters.since is not None
+    async with reader(database) as conn:
+        assert [one.sync_history_id for one in await stored_passes(conn, filters, limit=9)] == [5, 4]
+        after = await CHANGES.before(conn, filters.since)
+        assert after == 2  # an hour of room: ids follow commits, times the beginnings of transactions
+        assert [one.row.id for one in await CHANGES.newest(conn, filters, after, 9, limit=9)] == [4, 5]
 
 
 async def test_a_reading_command_cannot_write(stored: Stored, database: Database) -> None:
