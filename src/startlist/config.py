@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,6 +17,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from startlist.errors import ConfigurationError
+
+_ENV_FILE = ".env"
 
 
 class LogFormat(StrEnum):
@@ -40,20 +44,18 @@ class Settings(BaseSettings):
     """What the environment and `.env` say. Read it with `load()`, which turns faults into one clear error."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STARTLIST_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="STARTLIST_", env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     database_url: SecretStr | None = Field(None, description="A PostgreSQL URL, 13 or newer; none: the embedded one.")
-    database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
-        "startlist", description="The schema our tables live in."
-    )
+    database_schema: str = Field("startlist", description="The schema our tables live in.")
     home: Path = Field(default_factory=default_home, description="Embedded database and key file.")
     api_url: str = Field("https://api.runsignup.com/rest", description="RunSignup's base address.")
     api_registration: SecretStr | None = Field(None, description="RunSignup's caller registration, `id.token`.")
     api_registration_secret: SecretStr | None = Field(None, description="The registration's secret; both or neither.")
     api_secret: SecretStr | None = Field(None, description="The secret for `partner add` and `partner rotate`.")
     secret_key: SecretStr | None = Field(None, description="Fernet key(s), comma-separated, newest first.")
-    calls_per_hour: int = Field(1000, ge=1, description="Calls of each credential per rolling hour.")
+    calls_per_hour: int = Field(1000, ge=1, le=1_000_000, description="Calls of each credential per rolling hour.")
     concurrent_calls: int = Field(2, ge=1, le=64, description="Calls under way at once, of all processes.")
     timezone: str | None = Field(None, description="Zone of the daily times; none: the machine's.")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least level that is logged.")
@@ -64,6 +66,33 @@ class Settings(BaseSettings):
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("home", "log_file")
+    @classmethod
+    def _home_folder(cls, value: Path | None) -> Path | None:
+        # No shell has seen what stands in `.env`; the database and the key file must agree on what ~ means.
+        try:
+            return value and value.expanduser()
+        except RuntimeError:
+            raise ValueError("~ is nobody's home folder here; give the whole path") from None
+
+    @field_validator("database_schema")
+    @classmethod
+    def _schema_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
+            raise ValueError("must be lower-case letters, digits and _ only, at most 63, and not begin with a digit")
+        if value.startswith("pg_"):
+            raise ValueError("must not begin with pg_, which PostgreSQL keeps for itself")
+        return value
+
+    @field_validator("api_registration", "api_registration_secret")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError(
+                "must be what RunSignup gave you and nothing else: no blanks, plain letters and signs only"
+            )
+        return value
 
     @field_validator("timezone")
     @classmethod
@@ -78,20 +107,28 @@ class Settings(BaseSettings):
     @field_validator("api_url")
     @classmethod
     def _https_or_loopback(cls, value: str) -> str:
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("its host or port cannot be read; RunSignup's is https://api.runsignup.com/rest") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must begin with https://")
+            raise ValueError("must begin with https:// and name a host, as https://api.runsignup.com/rest does")
         if parts.username or parts.query or parts.fragment:
             raise ValueError("must be a plain address, without user, query or fragment")
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("plain http would send secrets readable; http:// is only for this machine (127.0.0.1)")
+            raise ValueError(
+                "plain http would send secrets readable: write https://; http:// is only for this machine (127.0.0.1)"
+            )
         return value.rstrip("/")
 
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must begin with postgresql://")
+            raise ValueError(
+                "must begin with postgresql:// and have the form postgresql://user:password@host:port/database"
+            )
         return value
 
     @model_validator(mode="after")
@@ -119,5 +156,28 @@ def load() -> Settings:
         problems = []
         for item in error.errors(include_input=False, include_url=False):
             name = "STARTLIST_" + str(item["loc"][0]).upper() + ": " if item["loc"] else ""
-            problems.append(name + item["msg"].removeprefix("Value error, "))
+            problems.append(name + _plainly(item["type"], item.get("ctx", {}), item["msg"]))
         raise ConfigurationError("; ".join(problems)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"the file {_ENV_FILE} in {Path.cwd()} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise ConfigurationError(f"the file {_ENV_FILE} in {Path.cwd()} cannot be read: {error.strerror}") from None
+
+
+def _plainly(kind: str, limits: Mapping[str, Any], said: str) -> str:
+    """What is wrong with a value, in words for people who do not program; the value itself is never told."""
+    match kind:
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "must be a whole number"
+        case "int_parsing_size":
+            return "is too large a number"
+        case "greater_than_equal":
+            return f"must be {limits['ge']} or more"
+        case "less_than_equal":
+            return f"must be {limits['le']} or less"
+        case "enum":
+            return f"must be {limits['expected']}"
+        case "string_type" | "string_unicode":
+            return "is not text in UTF-8"
+        case _:
+            return said.removeprefix("Value error, ")

@@ -82,3 +82,41 @@ def test_secrets_are_hidden_in_the_settings_repr() -> None:
 def test_levels_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
     monkeypatch.setenv("STARTLIST_LOG_LEVEL", level)
     assert config.load().log_level == level.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("STARTLIST_CALLS_PER_HOUR", "many", "must be a whole number"),
+        ("STARTLIST_CALLS_PER_HOUR", "0", "must be 1 or more"),
+        ("STARTLIST_CONCURRENT_CALLS", "65", "must be 64 or less"),
+        ("STARTLIST_LOG_FORMAT", "xml", "must be 'console' or 'json'"),
+        ("STARTLIST_DATABASE_SCHEMA", "pg_races", "must not begin with pg_"),
+        ("STARTLIST_DATABASE_SCHEMA", "1st", "lower-case letters, digits and _"),
+        ("STARTLIST_API_URL", "http://api.runsignup.com/rest", "write https://"),
+        ("STARTLIST_API_URL", "https://api.runsignup.com:x/rest", "host or port cannot be read"),
+        ("STARTLIST_API_URL", "https://[::1/rest", "host or port cannot be read"),
+        ("STARTLIST_API_REGISTRATION_SECRET", "two words", "no blanks"),
+        ("STARTLIST_HOME", "~nobody-of-that-name/x", "give the whole path"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"{name}: .*{says}"):
+        config.load()
+
+
+def test_a_home_in_the_env_file_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".env").write_text("STARTLIST_HOME=~/races\nSTARTLIST_LOG_FILE=~/sync.log\n")
+    settings = config.load()
+    assert (settings.home, settings.log_file) == (tmp_path / "races", tmp_path / "sync.log")
+
+
+def test_an_env_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"STARTLIST_API_SECRET=geh\xffeim\n")
+    with pytest.raises(ConfigurationError, match=r"the file \.env in .* is not a text file") as raised:
+        config.load()
+    assert "geh" not in str(raised.value)
