@@ -51,16 +51,13 @@ _LEARNABLE = re.compile(r"[A-Za-z0-9_ .-]{1,60}\Z")
 _MAX_LEARNED = 100
 
 
-class RawRegistration:
+class RawRegistration(msgspec.Struct, gc=False):
     """A participant row of a page, looked at only as far as its ids; `raw` is a view into the page."""
 
-    __slots__ = ("_hash", "event_id", "raw", "registration_id")
-
-    def __init__(self, event_id: int, registration_id: int, raw: Raw | bytes) -> None:
-        self.event_id = event_id
-        self.registration_id = registration_id
-        self.raw = raw
-        self._hash: bytes | None = None
+    event_id: int
+    registration_id: int
+    raw: Raw | bytes
+    _hash: bytes | None = None
 
     @property
     def content_hash(self) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, LiteralString, NamedTuple, Protocol
@@ -39,13 +39,16 @@ class Registration(Protocol):
     absent: tuple[str, ...]
 
 
-class Arrived(NamedTuple):
-    """A registration of the page: its key, the hash of its bytes as sent, and how to decode it if that is needed."""
+class Arrived(Protocol):
+    """A registration of the page: its key, the hash of its bytes as sent, and the rest when it is needed."""
 
     event_id: int
     registration_id: int
-    content_hash: bytes
-    decode: Callable[[], Registration]
+
+    @property
+    def content_hash(self) -> bytes: ...
+
+    def decode(self) -> Registration: ...
 
 
 class Range(NamedTuple):

@@ -17,7 +17,7 @@ from startlist.store.changes import write_changes
 from startlist.store.cursors import Cursor
 from startlist.store.database import Connection
 from startlist.store.history import Figures
-from startlist.store.registrations import Arrived, Range, Scope
+from startlist.store.registrations import Range, Scope
 from startlist.sync.checkpoint import OVERLAP_SECONDS, Checkpoint
 from startlist.sync.job import Means
 from startlist.sync.plan import Kind
@@ -129,25 +129,23 @@ class Feeds:
         in_feed = at.feed == "participants"  # else: asked once more for successors
         if in_feed and at.position is None:
             at.participants_candidate = _either(page.candidate, self._cursor.participants_watermark)
-        arrived = [Arrived(r.event_id, r.registration_id, r.content_hash, r.decode) for r in page.rows]
-        keys = [(a.event_id, a.registration_id) for a in arrived]
         async with ledger.conn.transaction():
             await self._on_first_page()
             merged = await registrations.merge_registrations(
                 ledger.conn,
                 self._scope,
-                arrived,
+                page.rows,
                 answered=self._answered(page) if full and in_feed else None,
                 present=frozenset(b.registration_id for b in page.bad if b.registration_id is not None),
             )
-            at.saw(keys)
+            at.saw((row.event_id, row.registration_id) for row in page.rows)
             at.absent.update(merged.absent)
             if full and in_feed:  # later the removed list has had its say
                 at.contested.update(merged.contested)
                 self._note_keys(page)
             await ledger.set_aside(at, page.bad)
-            if self._resolves and keys:
-                ids = [key[1] for key in keys]
+            if self._resolves and page.rows:
+                ids = [row.registration_id for row in page.rows]
                 await quarantine.resolve_stored(ledger.conn, *ledger.key, "participants", ids)
             if in_feed:
                 at.position = None if page.next is None else page.next.to_json()
