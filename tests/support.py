@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import psycopg
 
 from startlist.config import Settings
 
@@ -89,3 +92,13 @@ class Cli:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+
+def terminate(conninfo: str, application_name: str) -> None:
+    """End the database's connections of that name (a LIKE pattern), and see that they are gone. PostgreSQL 13 too."""
+    theirs = "from pg_stat_activity where application_name like %s and datname = current_database()"
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        conn.execute(f"select pg_terminate_backend(pid) {theirs}".encode(), [application_name])
+        deadline = time.monotonic() + 5
+        while (conn.execute(f"select 1 {theirs}".encode(), [application_name])).fetchone():
+            assert time.monotonic() < deadline, f"{application_name} lives on"

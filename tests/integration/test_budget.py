@@ -20,6 +20,7 @@ from startlist.store.database import Connection, Database, global_lock_key
 from startlist.store.lanes import Lane, Lanes
 from startlist.store.partners import Credential
 from startlist.store.sealing import open_key_ring
+from tests.support import terminate
 
 
 async def credential_of(conn: Connection, home: Path, calls_per_hour: int = 5) -> Credential:
@@ -373,20 +374,13 @@ async def test_a_lane_granted_to_a_task_that_was_just_cancelled_is_freed(databas
 
 
 async def test_a_lost_connection_is_opened_again(database: Database) -> None:
-    async with Lanes(database, 1) as lanes, await database.connect() as conn:
+    async with Lanes(database, 1) as lanes:
         lane = await lanes.acquire()
-        await terminate_lanes(conn)
+        terminate(database.conninfo, "startlist lane")
         await lanes.release(lane)
         await lanes.release(await lanes.acquire())
-        await terminate_lanes(conn)
+        terminate(database.conninfo, "startlist lane")
         await lanes.release(await lanes.acquire())
-
-
-async def terminate_lanes(conn: Connection) -> None:
-    await conn.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where application_name = 'startlist lane' and datname = current_database()"
-    )
 
 
 async def test_without_a_database_the_wait_ends_in_an_error(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from startlist.store.lanes import Lanes
 from startlist.store.partners import Credential
 from startlist.store.sealing import open_key_ring
 from startlist.sync.gate import BudgetGate
+from tests.support import terminate
 
 
 async def credential_of(conn: Connection, home: Path, sandbox: Sandbox | None, calls_per_hour: int = 10) -> Credential:
@@ -201,10 +202,7 @@ async def test_a_lost_database_does_not_hide_what_ended_the_call(database: Datab
         async def lost_during_a_call(error: Exception | None) -> None:
             async with gate.attempt("races", None) as attempt:
                 attempt.started = datetime.now(UTC)
-                await conn.execute(
-                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                    " where application_name = 'startlist lane' and datname = current_database()"
-                )
+                terminate(database.conninfo, "startlist lane")
                 if error is not None:
                     raise error
 
