@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
 from startlist.store.database import Connection, Database
@@ -129,3 +131,10 @@ async def lock_race(
         if not conn.closed:
             await conn.execute("reset lock_timeout")
     return True
+
+
+async def unlock_race(conn: Connection) -> None:
+    """Free the race's lock now: the server notices a closed connection a moment too late for who asks next."""
+    if not conn.closed and conn.info.transaction_status is TransactionStatus.IDLE:
+        with suppress(psycopg.Error):  # a lost connection has freed it
+            await conn.execute("select pg_advisory_unlock_all()")

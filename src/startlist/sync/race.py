@@ -54,6 +54,7 @@ async def run_pass(job: Job, means: Means) -> Outcome:
                 return await race_pass.skip()
             return await race_pass.run()
         finally:
+            await cursors.unlock_race(conn)
             await conn.close()
 
 
