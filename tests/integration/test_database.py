@@ -100,6 +100,9 @@ async def test_an_unreachable_database_is_a_configuration_error(make_settings: M
     [
         "postgresql://anna:geh@eim@localhost/x",
         "postgresql://anna:geh/eim@localhost/x",
+        "postgresql://anna:x@geh/eim@localhost/x",
+        "postgresql://anna:12/eim@localhost/x",
+        "postgresql://anna:12/eim/3@localhost/x",
         "postgresql://anna:geh%eim@localhost/x",
         "postgresql://anna:geheim@localhost:54x32/x",
         "postgresql://anna:geheim@localhost/x?nonsense=1",
@@ -140,6 +143,29 @@ async def test_a_database_error_keeps_no_row(database: Database) -> None:
     assert "anna" not in str(raised.value)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
+
+
+async def test_a_value_that_does_not_fit_is_not_quoted(database: Database) -> None:
+    async with await database.connect() as connection:
+        for query in ("select 'anna\"s'::int", "select '13/45/1990'::date", "select '\"anna\"'::jsonb::int"):
+            with pytest.raises(DatabaseError, match="SQLSTATE 22") as raised, translated():
+                await connection.execute(query.encode())
+            assert "anna" not in str(raised.value)
+            assert "1990" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://anna:p%40s%2Fs%25@localhost:5432/x?sslmode=disable",
+        "postgres://h1:5432,h2:5433/x",
+        "postgresql:///x?host=/var/run/postgresql&options=-cwork_mem%3D5MB",
+        "postgresql://anna@[::1]:5432",
+        "postgresql://%2Fvar%2Frun/x",
+    ],
+)
+async def test_a_url_with_all_it_may_have_is_read(make_settings: MakeSettings, url: str) -> None:
+    assert (await Database.configured(make_settings(database_url=url))).conninfo == url
 
 
 async def test_a_lost_connection_is_a_database_error(database: Database) -> None:

@@ -36,6 +36,9 @@ _SERVER_OPTIONS = (
     " -c timezone=UTC -c datestyle=ISO"
 )
 
+# One @ and one / at their places: with others, a part of the password would be taken for the host or the database.
+_URL = re.compile(r"postgres(ql)?://([^@/]*@)?[^@/?]*(/[^@/?]*)?(\?.*)?", re.DOTALL)
+
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
@@ -82,9 +85,11 @@ class Database:
         try:
             connection = await database._connect(name="startlist")
         except psycopg.Error as error:
+            # A server that refuses says why; one that is silent may be another than was meant.
+            advice = "; is the address right, and does the server run?" if error.sqlstate is None else ""
             where = f"the embedded database in {settings.home}" if database.embedded else "STARTLIST_DATABASE_URL"
             raise ConfigurationError(
-                f"{where}: the database at {database.place} cannot be reached: {_reason(error)}"
+                f"{where}: the database at {database.place} cannot be reached: {_reason(error)}{advice}"
             ) from None
         if connection.info.server_version < OLDEST_MAJOR * 10000:
             version = connection.info.parameter_status("server_version")
@@ -148,7 +153,10 @@ def global_lock_key(*parts: object) -> int:
 def check_revision(revision: str | None, schema: str) -> None:
     """Raise `SchemaError`, which says what to do, unless the schema is the one this program was written for."""
     if revision is None:
-        raise SchemaError(f"the database has no schema {schema} of startlist: run `startlist init`")
+        raise SchemaError(
+            f"the database has no schema {schema} made by startlist: run `startlist init`"
+            " (is it another schema? STARTLIST_DATABASE_SCHEMA names it)"
+        )
     if revision < SCHEMA_REVISION:
         raise SchemaError(
             f"the schema {schema} is at revision {revision}, this program needs {SCHEMA_REVISION}: run `startlist init`"
@@ -175,7 +183,10 @@ def translated() -> Iterator[None]:
 def _translate(error: psycopg.Error) -> DatabaseError:
     if error.sqlstate is None:
         return DatabaseError(f"the connection to the database failed: {_reason(error)}")
-    message = f"the database refused: {error.diag.message_primary or type(error).__name__} (SQLSTATE {error.sqlstate}"
+    said = error.diag.message_primary or type(error).__name__
+    if error.sqlstate.startswith("22"):  # a value that does not fit, which the message quotes
+        said = re.sub(r'".*"', '"..."', said, flags=re.DOTALL)
+    message = f"the database refused: {said} (SQLSTATE {error.sqlstate}"
     if error.diag.constraint_name:
         message += f", constraint {error.diag.constraint_name}"
     return DatabaseError(message + ")", error.sqlstate)
@@ -194,7 +205,7 @@ def _reason(error: psycopg.Error) -> str:
         return "a connection pooler stands before it; name the server itself (locks need a session of their own)"
     # One line per address tried, and the reason after the last colon of each.
     reasons = [re.sub(r"^.*(failed|FATAL): +|^.*: ", "", line).strip() for line in text.splitlines() if ": " in line]
-    return reasons[-1] if reasons else "the connection was lost"
+    return re.sub(r"^\[Errno -?\d+\] ", "", reasons[-1]) if reasons else "the connection was lost"
 
 
 def _check_url(url: str) -> None:
@@ -204,7 +215,7 @@ def _check_url(url: str) -> None:
     except psycopg.Error:
         parts = {"port": "?"}
     host, port = str(parts.get("host") or ""), str(parts.get("port") or "")
-    if not re.fullmatch(r"[/@].*|[\w.:,%-]*", host) or not re.fullmatch(r"[\d,]*", port):
+    if not _URL.fullmatch(url) or not re.fullmatch(r"[/@].*|[\w.:,%-]*", host) or not re.fullmatch(r"[\d,]*", port):
         raise ConfigurationError(
             "STARTLIST_DATABASE_URL: not a readable PostgreSQL URL; it has the form"
             " postgresql://user:password@host:port/database, and special characters in the password must be"
