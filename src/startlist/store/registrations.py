@@ -95,13 +95,15 @@ class Merged:
     silent_edits: int = 0
     absent: list[Key] = field(default_factory=list)  # stored and active in the page's range, but not in the page
     contested: list[Key] = field(default_factory=list)  # in the page, but stored as removed
-    seen: dict[int, int] = field(default_factory=dict)  # per event: stored active rows that the page showed again
 
 
-class _Known(NamedTuple):
-    content_hash: bytes | None
-    removed: bool
-    missing: bool
+@dataclass(slots=True)
+class _Known:
+    """What is stored already. A row that was removed or is missing has no hash here: whatever came is looked at."""
+
+    hashes: dict[Key, bytes | None] = field(default_factory=dict)
+    removed: set[Key] = field(default_factory=set)
+    missing: set[Key] = field(default_factory=set)
 
 
 # How each column crosses in binary COPY. JSON goes as bytes with jsonb's version byte in front.
@@ -140,20 +142,28 @@ create temp table if not exists stage_registrations (
 ) on commit delete rows
 """
 
-KNOWN_IN_RANGE = """
-select event_id, registration_id, content_hash, removed_at is not null, missing_since is not null
+KNOWN = """
+select event_id, registration_id, case when removed_at is null and missing_since is null then content_hash end,
+       removed_at is not null, missing_since is not null
 from runsignup_participants
+"""
+
+KNOWN_IN_RANGE = (
+    KNOWN
+    + """
 where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[])
   and registration_id > %(after)s and registration_id <= %(up_to)s
 """
+)
 
-KNOWN_BY_KEY = """
-select event_id, registration_id, content_hash, removed_at is not null, missing_since is not null
-from runsignup_participants
+KNOWN_BY_KEY = (
+    KNOWN
+    + """
 join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
     using (event_id, registration_id)
 where timing_partner_id = %(partner)s
 """
+)
 
 # A key that was not sent is not a null: what is stored stays.
 KEEP_ABSENT = """
@@ -278,14 +288,15 @@ async def merge_registrations(
     """
     merged = Merged()
     known = await _known(conn, scope, arrived, answered)
+    seen: set[Key] = set()
     new: dict[Key, Arrived] = {}
     differing: dict[Key, Arrived] = {}
     for row in arrived:
         key = (row.event_id, row.registration_id)
-        stored = known.get(key)
-        if stored is None:
+        seen.add(key)
+        if key not in known.hashes:
             target = new
-        elif stored.content_hash == row.content_hash and not stored.removed and not stored.missing:
+        elif known.hashes[key] == row.content_hash:
             merged.unchanged += 1
             continue
         else:
@@ -295,7 +306,10 @@ async def merge_registrations(
             if _older(row.decode(), target[key].decode()):
                 continue
         target[key] = row
-    _judge_presence(merged, known, arrived, answered, present)
+    merged.contested = [*known.removed & seen]
+    if answered is not None:
+        unseen = known.hashes.keys() - seen - known.removed - known.missing
+        merged.absent = [key for key in unseen if key[1] not in present]
     if new:
         await _insert(conn, scope, new, merged)
     if differing:
@@ -303,51 +317,35 @@ async def merge_registrations(
     return merged
 
 
-async def _known(
-    conn: Connection, scope: Scope, arrived: Sequence[Arrived], answered: Range | None
-) -> dict[Key, _Known]:
-    known: dict[Key, _Known] = {}
-    keys: Iterable[Key] = ((row.event_id, row.registration_id) for row in arrived)
-    async with conn.cursor(binary=True) as cursor:
-        if answered is not None:
-            up_to = _NO_END if answered.up_to is None else answered.up_to
-            values: dict[str, Any] = {"partner": scope.timing_partner_id, "events": answered.event_ids}
-            await cursor.execute(KNOWN_IN_RANGE, {**values, "after": answered.after, "up_to": up_to})
-            for event_id, registration_id, content_hash, removed, missing in await cursor.fetchall():
-                known[event_id, registration_id] = _Known(content_hash, removed, missing)
-            asked = frozenset(answered.event_ids)  # a row may name an event that was not asked
-            keys = [key for key in keys if key[0] not in asked or not answered.after < key[1] <= up_to]
-        else:
-            keys = list(keys)
-        if keys:
-            values = {"partner": scope.timing_partner_id}
-            values |= {"events": [key[0] for key in keys], "registrations": [key[1] for key in keys]}
-            await cursor.execute(KNOWN_BY_KEY, values)
-            for event_id, registration_id, content_hash, removed, missing in await cursor.fetchall():
-                known[event_id, registration_id] = _Known(content_hash, removed, missing)
+async def _known(conn: Connection, scope: Scope, arrived: Sequence[Arrived], answered: Range | None) -> _Known:
+    known, others = _Known(), arrived
+    partner = {"partner": scope.timing_partner_id}
+    if answered is not None:
+        after, up_to = answered.after, _NO_END if answered.up_to is None else answered.up_to
+        values = {**partner, "events": answered.event_ids, "after": after, "up_to": up_to}
+        await _look_up(conn, KNOWN_IN_RANGE, values, known)
+        asked = frozenset(answered.event_ids)  # a row may name an event that was not asked
+        others = [row for row in arrived if row.event_id not in asked or not after < row.registration_id <= up_to]
+    if others:
+        keys = {"events": [row.event_id for row in others], "registrations": [row.registration_id for row in others]}
+        await _look_up(conn, KNOWN_BY_KEY, partner | keys, known)
     return known
+
+
+async def _look_up(conn: Connection, query: LiteralString, values: dict[str, Any], known: _Known) -> None:
+    async with conn.cursor(binary=True) as cursor:
+        await cursor.execute(query, values)
+        for event_id, registration_id, content_hash, removed, missing in await cursor.fetchall():
+            key = (event_id, registration_id)
+            known.hashes[key] = content_hash
+            if removed:
+                known.removed.add(key)
+            if missing:
+                known.missing.add(key)
 
 
 def _older(one: Registration, other: Registration) -> bool:
     return one.last_modified is not None and other.last_modified is not None and one.last_modified < other.last_modified
-
-
-def _judge_presence(
-    merged: Merged,
-    known: dict[Key, _Known],
-    arrived: Sequence[Arrived],
-    answered: Range | None,
-    present: Collection[int],
-) -> None:
-    seen = {(row.event_id, row.registration_id) for row in arrived}
-    for key, stored in known.items():
-        if key in seen:
-            if stored.removed:
-                merged.contested.append(key)
-            elif not stored.missing:
-                merged.seen[key[0]] = merged.seen.get(key[0], 0) + 1
-        elif answered is not None and not stored.removed and not stored.missing and key[1] not in present:
-            merged.absent.append(key)
 
 
 async def _insert(conn: Connection, scope: Scope, new: dict[Key, Arrived], merged: Merged) -> None:
