@@ -105,16 +105,24 @@ class Scene:
         return summary
 
     @contextmanager
-    def held(self, moment: Moment, *options: object) -> Iterator[subprocess.Popen[str]]:
-        """A run that stands at a moment, or ended before it; after the block, which ends it, nothing of it is left."""
+    def held(
+        self, moment: Moment, *options: object, answer_after: float | None = None
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A run that stands at a moment, or ended before it; after the block, which ends it, nothing of it is left.
+
+        A call is never answered, or after so many seconds.
+        """
         what, count = moment
-        hold = self._held_at_row(what, count) if isinstance(what, str) else self._held_at_call(what, count)
+        if isinstance(what, str):
+            hold = self._held_at_row(what, count)
+        else:
+            hold = self._held_at_call(what, count, answer_after)
         with hold as stands:
             child = self.cli.start("sync", "--json", *options)
             until(lambda: child.poll() is not None or stands())
             yield child
         child.wait(30)
-        if not self.conn.broken:
+        with suppress(psycopg.OperationalError):  # the server may have gone before the run
             until(lambda: self.connections() == 0)
             assert self._advisory_locks("granted") == 0
 
@@ -126,12 +134,15 @@ class Scene:
         try:
             yield lambda: self._advisory_locks("not granted") > 0
         finally:
-            with suppress(psycopg.OperationalError):  # the server may be gone, which frees the run as well
+            with suppress(psycopg.OperationalError):  # then the run is free as well
                 self.conn.execute("select pg_advisory_unlock(%s)", [LOCK])
 
     @contextmanager
-    def _held_at_call(self, match: Row, skip: int) -> Iterator[Callable[[], bool]]:
-        fault = self.control.fault("timeout", match=match, skip=skip)
+    def _held_at_call(self, match: Row, skip: int, answer_after: float | None) -> Iterator[Callable[[], bool]]:
+        if answer_after is None:
+            fault = self.control.fault("timeout", match=match, skip=skip)
+        else:
+            fault = self.control.fault("delay", match=match, skip=skip, ms=answer_after * 1000)
         try:
             yield lambda: self._used(fault) and self._stored_all()
         finally:
@@ -226,5 +237,7 @@ def scene(
     )  # fmt: skip
     with running(world) as sandbox:
         at = Scene(sandbox, database, cli)
-        yield at
-        at.conn.close()
+        try:
+            yield at
+        finally:
+            at.conn.close()
