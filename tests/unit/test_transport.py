@@ -121,6 +121,7 @@ async def call(
     server: Server,
     *,
     kind: str = "legacy",
+    secret: str = SECRET,
     registration: CallerRegistration | None = None,
     gate: Recorder | None = None,
     retries: Retries = AT_ONCE,
@@ -130,7 +131,7 @@ async def call(
 ) -> Answer[int]:
     async with http_client() as http:
         transport = Transport(
-            Credential("the-key", SECRET, kind),
+            Credential("the-key", secret, kind),
             url=server.url,
             http=http,
             registration=registration,
@@ -149,6 +150,14 @@ async def failure(*replies: bytes, **options: Any) -> tuple[RunSignupError, Serv
 
 
 # What is sent
+
+
+@pytest.mark.parametrize("secret", ["geh\u00e9im", "geh\neim", "geh\0eim"])
+async def test_a_secret_that_no_header_can_hold_is_a_refused_credential(secret: str) -> None:
+    raised, server = await failure(reply(), kind="v2", secret=secret)
+    assert isinstance(raised, CredentialRefused)
+    assert "eim" not in str(raised)
+    assert server.asked == []
 
 
 async def test_a_legacy_key_goes_into_the_query() -> None:
@@ -305,7 +314,8 @@ async def test_redirects_are_not_followed_and_said_so() -> None:
 async def test_a_bad_answer_says_what_came_and_quotes_nothing() -> None:
     html = b"  <html>Dear Margie, we are down</html>"
     raised, _ = await failure(reply(html, Content_Type="text/html; charset=utf-8"))
-    assert str(raised) == "HTTP 200, text/html, 39 bytes, by its first sign markup: not whole JSON"
+    came = "HTTP 200, text/html, 39 bytes, by its first sign markup"
+    assert str(raised) == f"RunSignup's answer cannot be used: not whole JSON ({came})"
 
 
 async def test_a_fault_that_passes_is_not_noticed() -> None:

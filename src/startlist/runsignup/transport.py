@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import math
 import mmap
+import re
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,7 +26,15 @@ from urllib.parse import urlsplit
 import httpx2
 import stamina
 
-from startlist.errors import BadAnswer, ConfigurationError, NetworkError, Retry, RunSignupError, Throttled
+from startlist.errors import (
+    BadAnswer,
+    ConfigurationError,
+    CredentialRefused,
+    NetworkError,
+    Retry,
+    RunSignupError,
+    Throttled,
+)
 from startlist.runsignup.answers import Body, ReportedError, WrongShapeError, raise_reported
 from startlist.runsignup.faults import error_of_report, error_of_status
 
@@ -36,6 +45,9 @@ _HTTP_LOGGERS: Final = (
     "httpcore2",
     *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")),
 )
+
+
+_SENDABLE: Final = re.compile(r"[ -~]*")  # what a header may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +197,8 @@ class Transport:
         self._url = url.rstrip("/")
         self._http = http
         self._gate = gate
-        self._wait_after = retries.wait_after
-        self._caller = stamina.AsyncRetryingCaller(
+        self._retried = stamina.retry(
+            on=retries.wait_after,
             attempts=retries.attempts,
             timeout=None,
             wait_initial=retries.wait_initial,
@@ -196,6 +208,7 @@ class Transport:
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._now, self._clock = now, clock
         self._always = {"format": "json", **credential.parameters()}
+        self._sendable = all(map(_SENDABLE.fullmatch, credential.headers().values()))
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip", **credential.headers()}
         if registration is not None:
             self._always["rsu_api_reg"] = registration.registration
@@ -216,12 +229,14 @@ class Transport:
         Raises a `RunSignupError`: of the last attempt when all failed.
         """
 
-        # What is retried is named in the log with these two arguments, and must not be given any with secrets in them.
+        # These two arguments name in the log what is retried; it must not be given any with secrets in them.
         async def ask(endpoint: str, race_id: int | None) -> Answer[T]:
             async with self._gate.attempt(endpoint, race_id) as made:
                 return await self._attempt(made, path, parameters, read)
 
-        return await self._caller(self._wait_after, ask, endpoint, race_id)
+        if not self._sendable:
+            raise CredentialRefused("its secret has signs that no HTTP header can hold: it was not copied rightly")
+        return await self._retried(ask)(endpoint, race_id)
 
     async def _attempt(
         self, made: Attempt, path: str, parameters: Mapping[str, str], read: Callable[[Body], tuple[T, int]]
@@ -276,7 +291,7 @@ class Transport:
             made.error_code = failure.code
             return failure, None
         except WrongShapeError as error:
-            return BadAnswer(f"{_what_came(response, body)}: {error}"), None
+            return BadAnswer(f"RunSignup's answer cannot be used: {error} ({_what_came(response, body)})"), None
         date = _date(response.headers.get("Date"))
         seconds = made.seconds or 0.0
         asked_at = None if date is None else math.floor(date.timestamp() - seconds)

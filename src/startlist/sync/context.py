@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Self
 
 import httpx2
+import stamina.instrumentation
+import structlog
 
 from startlist import runsignup
 from startlist.config import Settings
@@ -19,6 +21,8 @@ from startlist.store.partners import Credential
 from startlist.sync.gate import BudgetGate
 from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
+
+log = structlog.get_logger()
 
 
 def utc_now() -> datetime:
@@ -56,6 +60,7 @@ class Context:
         self._http: httpx2.AsyncClient
 
     async def __aenter__(self) -> Self:
+        stamina.instrumentation.set_on_retry_hooks([_tell_retry])
         self._admin = await self._stack.enter_async_context(await self.database.connect(name="startlist sync"))
         self._lanes = await self._stack.enter_async_context(Lanes(self.database, self.settings.concurrent_calls))
         self._http = await self._stack.enter_async_context(runsignup.http_client())
@@ -95,3 +100,15 @@ class Context:
             gate=gate,
             http=self._http,
         )
+
+
+def _tell_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    endpoint, race_id = details.args
+    log.warning(
+        "call.retried",
+        endpoint=endpoint,
+        race_id=race_id,
+        attempt=details.retry_num,
+        seconds=round(details.wait_for, 1),
+        because=str(details.caused_by),
+    )
