@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,33 @@ def test_libraries_that_log_urls_and_headers_stay_quiet_at_every_level(
     logging.getLogger("httpx2").info("HTTP Request: GET https://x/rest?api_secret=geheim")
     logging.getLogger("httpcore2.http11").debug("send_request_headers X-RSU-API-SECRET geheim")
     assert "geheim" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_once_and_ends_nothing(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    logs.configure(make_settings(log_file="/dev/full"))
+    for number in range(3):
+        structlog.get_logger().info("run.started", number=number)
+    with suppress(OSError):
+        logging.getLogger().handlers[-1].close()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "startlist: STARTLIST_LOG_FILE: /dev/full can be written no longer: No space left on device;" + (
+        " lines are lost"
+    )
+
+
+def test_what_a_library_logs_of_an_exception_tells_no_values(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(make_settings())
+    try:
+        raise ValueError("an" + "na@example.org")  # its source line is shown
+    except ValueError:
+        logging.getLogger("psycopg").warning("error ignored", exc_info=True)
+    said = capsys.readouterr().err
+    assert "error ignored" in said
+    assert "ValueError" in said
+    assert "anna" not in said

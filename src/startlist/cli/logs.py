@@ -21,6 +21,19 @@ FILES = 5
 _QUIET = ("httpx2", "httpcore2", "httpx", "httpcore", "alembic", "psycopg", "uvicorn.access", "asyncio")
 
 
+class _File(logging.handlers.RotatingFileHandler):
+    """A log file. When it can be written no longer, that is said once, and the command goes on without it."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
+        error = sys.exc_info()[1]
+        if not self._told and error is not None:
+            self._told = True
+            said = f"STARTLIST_LOG_FILE: {self.baseFilename} can be written no longer: {faults.text(error)}"
+            print(f"startlist: {said}; lines are lost", file=sys.stderr)  # noqa: T201  # there is no log to tell it
+
+
 def configure(settings: Settings) -> None:
     """Send everything that is logged where the settings say. Raises `ConfigurationError` for an impossible file."""
     handler: logging.Handler
@@ -29,11 +42,12 @@ def configure(settings: Settings) -> None:
         colors = sys.stderr.isatty()
     else:
         try:
-            handler = logging.handlers.RotatingFileHandler(
-                settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8"
-            )
+            handler = _File(settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"STARTLIST_LOG_FILE: {settings.log_file}: {error.strerror}") from None
+            raise ConfigurationError(
+                f"STARTLIST_LOG_FILE: {settings.log_file} cannot be written: {error.strerror}; name a file in a folder"
+                " that is there"
+            ) from None
         colors = False
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
