@@ -18,7 +18,8 @@ from startlist.sync.plan import Options
 class Job:
     """A race to be read with one credential. `listed`: as the race list showed it, None when it did not.
 
-    `resume`: this goes on after a wait, so even a forced pass takes up its checkpoint.
+    `resume`: this goes on after a wait, so even a forced pass takes up its checkpoint; `record` is the race's own
+    record if it was read before the wait.
     """
 
     timing_partner_id: int
@@ -27,6 +28,7 @@ class Job:
     listed: Race | None
     options: Options
     resume: bool = False
+    record: Race | None = None
     throttled: int = 0  # how often it was put off by RunSignup's throttling
 
 
@@ -54,5 +56,6 @@ class Outcome:
     figures: Figures
     seconds: float = 0.0
     until: datetime | None = None
+    record: Race | None = None  # the race's own record, to go on with after the wait
     error: StartlistError | None = None
     notes: list[str] = field(default_factory=list)

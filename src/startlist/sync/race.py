@@ -65,7 +65,7 @@ class _Pass:
         self.conn = conn
         self.key = (job.timing_partner_id, job.race_id)
         self.notes: list[str] = []
-        self.record: Race | None = None
+        self.record = job.record
         self.wanted = Wanted(frozenset(), means.now())
         self.decision = Decision(Kind.FULL, "")
         self.cursor = cursors.Cursor()
@@ -90,15 +90,11 @@ class _Pass:
             await self._read_feeds()
             return await self._settle()
         except BudgetSpent as wait:
-            outcome = await self._close("partial", "waiting", wait)
-            outcome.until = wait.until
-            return outcome
+            return await self._put_off(wait, wait.until)
         except Throttled as error:
             if self.job.throttled >= PATIENCE:
                 return await self._close("failed", self.decision.reason, error)
-            outcome = await self._close("partial", "waiting", error)
-            outcome.until = await budget.paused_until(self.conn, self.job.credential_id)
-            return outcome
+            return await self._put_off(error, await budget.paused_until(self.conn, self.job.credential_id))
         except (NetworkError, ServerError) as error:  # the checkpoint stays: the next run goes on from it
             return await self._close("failed", self.decision.reason, error)
         except RunSignupError as error:
@@ -162,7 +158,8 @@ class _Pass:
     async def _read_record(self) -> None:
         """Read the race's own record if that is due. A race that is known is synced even when this fails."""
         job = self.job
-        if needs_record(self.stored, job.listed, self.wanted.next_start, self.means.now()):
+        due = needs_record(self.stored, job.listed, self.wanted.next_start, self.means.now())
+        if due and self.record is None:
             everything = job.listed is None  # asked for by its number: which of its events count is not known yet
             try:
                 self.record = await self.means.client.race(job.race_id, future_events_only=not everything)
@@ -290,6 +287,11 @@ class _Pass:
             "tries": int(before.get("tries", 0)) + 1,
             "events": {str(event_id): list(counts) for event_id, counts in suspicious.items()},
         }
+
+    async def _put_off(self, why: StartlistError, until: datetime) -> Outcome:
+        outcome = await self._close("partial", "waiting", why)
+        outcome.until, outcome.record = until, self.record
+        return outcome
 
     async def _close(self, status: str, reason: str, error: StartlistError | None = None) -> Outcome:
         kind = "full_fallback" if self.fell_back else str(self.decision.kind)

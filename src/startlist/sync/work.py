@@ -211,7 +211,8 @@ class CredentialWork:
             if outcome.until is None:
                 break
             await self._wait(outcome.until, str(outcome.error))
-            job = replace(job, resume=True, throttled=job.throttled + isinstance(outcome.error, Throttled))
+            throttled = job.throttled + isinstance(outcome.error, Throttled)
+            job = replace(job, resume=True, record=outcome.record, throttled=throttled)
         if total is not None and total.error is not None:
             await self._judge(total.error)
         return total
