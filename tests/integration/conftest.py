@@ -6,10 +6,7 @@ import pytest
 
 from startlist.store.database import Database
 from tests.support import MakeSettings
-
-pytest.register_assert_rewrite("tests.syncing")  # before it is imported, so that its failures show what differs
-
-from tests.syncing import Rig  # noqa: E402
+from tests.syncing import Rig
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import psycopg
 import pytest
 
@@ -13,14 +11,7 @@ from startlist.store import demo
 from startlist.store.changelog import BIBS, CHANGES
 from startlist.store.database import Database
 from startlist.store.reading import Filters, reader
-from tests.support import MakeSettings
 from tests.syncing import FIRST, PERSON, RACE, Rig
-
-
-@pytest.fixture
-async def rig(database: Database, make_settings: MakeSettings) -> AsyncIterator[Rig]:
-    async with Rig.open(database, make_settings) as opened:
-        yield opened
 
 
 async def test_what_was_synced_is_proved_equal(rig: Rig) -> None:
