@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from startlist.runsignup import values
 from startlist.runsignup.fields import Fields, json_object, prefix
@@ -109,17 +109,17 @@ def _keys_sent(row: bytes) -> frozenset[str]:
 class _Members:
     """Fields that are kept as JSON: from their values as sent to members of an object, each after a comma."""
 
-    __slots__ = ("_prefixes", "_template")
+    __slots__ = ("_parts",)
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._prefixes = tuple(prefix(name) for name in names)
-        self._template = b"".join(before + b"%b" for before in self._prefixes)
+        self._parts: list[Any] = [part for name in names for part in (prefix(name), UNSET)]
 
     def __call__(self, sent: tuple[Any, ...]) -> bytes:
-        if UNSET not in sent:
-            return self._template % sent
-        pairs = zip(self._prefixes, sent, strict=True)
-        return b"".join(part for pair in pairs if pair[1] is not UNSET for part in pair)
+        parts = self._parts.copy()
+        parts[1::2] = sent
+        if UNSET in sent:
+            parts = [part for pair in zip(parts[::2], sent, strict=True) if pair[1] is not UNSET for part in pair]
+        return b"".join(parts)
 
 
 class _Shape:
@@ -131,13 +131,15 @@ class _Shape:
     __slots__ = ("about_user", "additional", "decoder", "extra", "names", "team", "user_names")
 
     def __init__(self, learned: frozenset[str] = frozenset(), user_learned: frozenset[str] = frozenset()) -> None:
+        int4, int8 = (Annotated[int, Meta(ge=low, le=high)] for low, high in (values.INT4, values.INT8))
+        label = Annotated[str, Meta(min_length=1, max_length=values.LONGEST_LABEL)]
         text: Any = (str | None, None)
         kept: Any = (str | None | UnsetType, UNSET)
         sent: Any = (Raw | UnsetType, UNSET)
         user_extra = (*_USER_EXTRA, *sorted(user_learned))
         user = _struct(
             "User",
-            [("user_id", int | None, None)]
+            [("user_id", int8 | None, None)]
             + [(name, *text) for name in ("first_name", "middle_name", "last_name")]
             + [(name, *kept) for name in ("email", "phone", "gender")]
             + [("dob", date | None | UnsetType, UNSET), ("address", *sent)]
@@ -151,11 +153,11 @@ class _Shape:
                 ("user", user, msgspec.NODEFAULT),
                 ("registration_id", int, msgspec.NODEFAULT),
                 ("event_id", int | None, None),
-                ("age", int | None, None),
-                ("bib_num", int | str | None | UnsetType, UNSET),
-                ("chip_num", int | str | None, None),
+                ("age", int4 | None, None),
+                ("bib_num", int8 | label | None | UnsetType, UNSET),
+                ("chip_num", int8 | label | None, None),
                 ("registration_date", str | None, None),
-                ("last_modified", int | None, None),
+                ("last_modified", Annotated[int, Meta(ge=0, le=values.LAST_SECOND)] | None, None),
             ]
             + [(name, *kept) for name in _MONEY]
             + [(name, *sent) for name in (*_PAYMENT[len(_MONEY) :], *team, *extra)],
@@ -211,17 +213,7 @@ class RegistrationDecoder:
         user, registration_id, own_event, age, bib, chip, registered, modified = sent[:_FIRST_MONEY]
         user_id, first, middle, last, email, phone, gender, dob, address, *user_extra = msgspec.structs.astuple(user)
         fees = _fees(sent[_FIRST_MONEY:_FIRST_TRANSACTION])
-        if (
-            fees is None
-            or (own_event is not None and own_event != event_id)
-            or (user_id is not None and not _fits(user_id, values.INT8))
-            or (age is not None and not _fits(age, values.INT4))
-            or (modified is not None and not 0 <= modified <= values.LAST_SECOND)
-            or (type(bib) is int and not _fits(bib, values.INT8))
-            or (type(chip) is int and not _fits(chip, values.INT8))
-            or bib == ""
-            or chip == ""
-        ):
+        if fees is None or (own_event is not None and own_event != event_id):
             return None
         if registered is not None:
             try:
@@ -242,7 +234,7 @@ class RegistrationDecoder:
         team_info = shape.team(sent[_FIRST_TEAM : shape.extra])
         about_user = shape.about_user(tuple(user_extra))
         additional_data = shape.additional((*sent[shape.extra :], _braced(about_user) if about_user else UNSET))
-        if not (tame(additional_data) and tame(payment_info + (address or b"")) and _tame_team(team_info)):
+        if not (tame(b"".join((additional_data, payment_info, address or b""))) and _tame_team(team_info)):
             return None
         return Registration(
             registration_id,
@@ -317,10 +309,6 @@ class RegistrationDecoder:
 
 _decoder = RegistrationDecoder()
 _tame_team = lru_cache(maxsize=4096)(tame)  # most have none, the others share theirs
-
-
-def _fits(number: int, bounds: tuple[int, int]) -> bool:
-    return bounds[0] <= number <= bounds[1]
 
 
 def _braced(joined: bytes) -> bytes:

@@ -7,7 +7,7 @@ never quotes the value.
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -20,6 +20,7 @@ INT4: Final = (-(2**31), 2**31 - 1)
 INT8: Final = (-(2**63), 2**63 - 1)
 
 LAST_SECOND: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC, the last that a datetime can hold
+_MINUTES: Final = {f"{minute:02}": timedelta(minutes=minute) for minute in range(60)}
 _INTEGER = re.compile(r"(?:0|-?[1-9][0-9]{0,18})\Z")
 _MONEY = re.compile(r"(-?)(?:\$(-?))?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,12})(?:\.[0-9]{1,2})?)\Z")
 _AMERICAN = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?\Z")
@@ -65,9 +66,15 @@ def age(value: object) -> int:
     return integer(value, INT4)
 
 
+LONGEST_LABEL: Final = 100
+"""Characters of a bib or a chip; an index holds bibs, and takes no endless ones."""
+
+
 def label(value: object) -> str:
-    """A bib or a chip as text: digits sent as a number or any text but an empty one, without change."""
+    """A bib or a chip as text: digits sent as a number or any short text but an empty one, without change."""
     if isinstance(value, str) and value:
+        if len(value) > LONGEST_LABEL:
+            raise MisfitError("longer than any bib or chip")
         return value
     return str(integer(value))
 
@@ -126,14 +133,17 @@ def local_time(value: object, zone: ZoneInfo) -> datetime:
         raise MisfitError("no such time") from None
 
 
-@lru_cache(maxsize=8192)
-def _eastern(value: str) -> datetime:
-    return local_time(value, EASTERN)
+@lru_cache(maxsize=10_000)  # a year has 8,760
+def _eastern_hour(value: str) -> datetime:
+    return local_time(value + ":00", EASTERN)
 
 
 def eastern(value: object) -> datetime:
     """The UTC instant of a time on a US Eastern clock."""
-    return _eastern(text(value))
+    hour, _, minute = text(value).partition(":")
+    if minute in _MINUTES:  # clocks are changed on the hour, so the minutes of one lie alike
+        return _eastern_hour(hour) + _MINUTES[minute]
+    return local_time(value, EASTERN)
 
 
 def _clock(value: object, time: str | None = None) -> tuple[int, int, int, int, int, int]:
