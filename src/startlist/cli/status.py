@@ -99,8 +99,9 @@ def _general(found: Status, filters: Filters) -> Iterator[str]:
             yield f"{who}: API key {one.principal} has used its {one.calls_per_hour} calls of this hour"
     for partner, count in sorted(found.unlisted_quarantine.items()):
         yield f"timing partner {partner}: {count} records of the race list are in quarantine"
-    if filters.race_id is not None and not found.races:
-        yield f"race {filters.race_id} is not stored and was not tried within a day: startlist races shows what is"
+    for name, number in (("race", filters.race_id), ("event", filters.event_id)):
+        if number is not None and not found.races:
+            yield f"no {name} {number} is stored or was tried within a day: startlist races shows what is"
 
 
 def _problems(race: RaceState, alive: bool | None, now: datetime) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 LONGEST_VALUE = 60  # characters of a value in a sentence
@@ -118,8 +117,6 @@ def _value(value: object) -> str:
             return "none"
         case bool():
             return "yes" if value else "no"
-        case Decimal():
-            return f"{value:f}"
         case _:
             text = str(value)
             return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
