@@ -95,7 +95,8 @@ def test_demo_leaves_a_home_with_other_timing_partners_alone(cli: Cli, home: Pat
     assert refused.code == 2
     assert f"STARTLIST_HOME: the database in {home} is not a demo's" in refused.stderr
     assert [partner["company_name"] for partner in cli("partner", "list", "--json").json] == ["Real Timing"]
-    assert not (home / "sandbox.pid").exists()
+    assert cli("demo", "--stop").stdout.endswith("did not run.\n")
+    assert local.is_running(home), "a database that is not a demo's is not a demo's to stop"
 
 
 def test_demo_leaves_a_database_of_the_user_alone(cli: Cli, database_url: str) -> None:
@@ -115,7 +116,7 @@ def test_demo_stopped_halfway_leaves_no_runsignup_behind(cli: Cli, home: Path, d
         time.sleep(0.02)
     assert int(file.read_text()) > 0
     second = cli("demo")
-    assert second.code == 2
+    assert second.code == 2, second.stdout + second.stderr
     assert f"another demo is under way in {home}" in second.stderr
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143

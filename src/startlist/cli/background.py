@@ -89,6 +89,11 @@ def _launch(home: Path, log: Path, options: list[str]) -> subprocess.Popen[bytes
         os.close(handle)  # the process has it too, and so the lock
 
 
+def was_here(home: Path) -> bool:
+    """Whether a demo was played in this home, and not only refused."""
+    return (home / "sandbox.pid").exists()
+
+
 def stop(home: Path) -> bool:
     """End the sandbox of this home; false if none runs."""
     try:

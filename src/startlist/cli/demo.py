@@ -70,7 +70,7 @@ def demo(
     story.say("Startlist keeps a timing company's own PostgreSQL in step with RunSignup. This is a rehearsal:")
     story.say("RunSignup is played by this machine, and all names in it are made up.")
     story.heading("1. A database, a RunSignup and its timing partners")
-    database = run(Database.configured(settings))  # also makes the home, so that the server's user may enter it
+    database = run(Database.locate(settings))  # also makes the home, so that the server's user may enter it
     with background.alone(settings.home):
         background.stop(settings.home)
         if not run(rows.begin(database)):
@@ -114,7 +114,7 @@ def _refusal(settings: Settings) -> str:
 
 def _stop(settings: Settings, *, json: bool) -> None:
     sandbox = background.stop(settings.home)
-    database = settings.database_url is None and local.stop(settings.home)
+    database = settings.database_url is None and background.was_here(settings.home) and local.stop(settings.home)
     if json:
         output.print_json({"home": str(settings.home), "sandbox_stopped": sandbox, "database_stopped": database})
         return
