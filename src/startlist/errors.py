@@ -18,7 +18,6 @@
         │   └── RaceGone              code 201
         ├── CredentialRefused     code 6: stop this credential
         └── CallerRefused         code 17: stop everything                     exit 2
-    RecordError                   one record cannot be stored: set it aside
 
 Messages never carry a secret, a URL with one, a row or a body.
 """
@@ -46,10 +45,6 @@ class DatabaseError(StartlistError):
     def __init__(self, message: str, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
-
-
-class RecordError(StartlistError):
-    """One record cannot be stored. The text names the field, never its value."""
 
 
 class RunSignupError(StartlistError):
@@ -85,11 +80,15 @@ class BadAnswer(Retry):
 
 
 class BudgetSpent(RunSignupError):
-    """The credential's calls of the hour are used up, or it is paused; `until` (with zone) says when to go on."""
+    """The credential's calls of the hour are used up, or it is paused; go on in `seconds`, at `until` (with zone).
 
-    def __init__(self, message: str, *, until: datetime) -> None:
+    `seconds` is what to wait: clocks need not agree.
+    """
+
+    def __init__(self, message: str, *, until: datetime, seconds: float) -> None:
         super().__init__(message)
         self.until = until
+        self.seconds = seconds
 
 
 class RequestRefused(RunSignupError):

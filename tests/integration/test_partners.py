@@ -125,8 +125,8 @@ async def test_states_tell_what_a_partner_may_do_and_no_secret(database: Databas
         await conn.execute("insert into timing_partners (company_name) values ('Without a key')")
         (credential,) = await partners.credentials(conn, ring, settings)
         await call(conn, credential, 5, 7)
-        await partners.stop(conn, credential.credential_id, "RunSignup refused it")
-        await partners.stop(conn, credential.credential_id, "a later reason")
+        await partners.stop(conn, credential, "RunSignup refused it")
+        await partners.stop(conn, credential, "a later reason")
         await budget.pause(conn, credential.credential_id, 30)
         state, bare = await partners.states(conn, settings)
         assert state.stopped_reason == "RunSignup refused it"
@@ -134,7 +134,7 @@ async def test_states_tell_what_a_partner_may_do_and_no_secret(database: Databas
         assert state.paused_until is not None
         assert (bare.company_name, bare.credential_id, bare.calls_per_hour) == ("Without a key", None, None)
         assert "hush" not in repr(state)
-        await partners.mark_verified(conn, credential.credential_id)
+        await partners.mark_verified(conn, credential)
         (state, _) = await partners.states(conn, settings)
         assert (state.stopped_at, state.stopped_reason) == (None, None)
         assert state.verified_at is not None
@@ -150,15 +150,15 @@ async def test_rotate_starts_a_credential_afresh(database: Database, tmp_path: P
         (credential,) = await partners.credentials(conn, ring, settings)
         for race in (1, 2, 3):
             await call(conn, credential, race, 7)
-        await partners.mark_verified(conn, credential.credential_id)
-        await partners.stop(conn, credential.credential_id, "3 races refused")
+        await partners.mark_verified(conn, credential)
+        await partners.stop(conn, credential, "3 races refused")
         await budget.pause(conn, credential.credential_id, 600)
         done = await partners.rotate(conn, ring, timing_partner_id=1, principal=None, secret="brand-new")
         assert (done.principal, done.old_principal) == ("key-1", "key-1")
         (after,) = await partners.credentials(conn, ring, settings)
         assert (after.secret, after.verified_at, after.stopped_at) == ("brand-new", None, None)
         assert (await partners.states(conn, settings))[0].paused_until is None
-        assert await budget.refused_races(conn, credential.credential_id) == 0
+        assert not await budget.refused_races(conn, credential.credential_id)
         assert await budget.calls_left(conn, credential) == 997
 
 

@@ -93,6 +93,17 @@ def test_an_end_before_the_start_is_ignored() -> None:
     assert counts(event(start=NOW, end=NOW - timedelta(days=400)), 1, NOW + timedelta(hours=23), listed=False)
 
 
+def test_an_event_that_never_ends_counts() -> None:
+    never = datetime(9999, 12, 31, 23, tzinfo=UTC)
+    assert counts(event(start=NOW - timedelta(days=900), end=never), 1, NOW, listed=False)
+
+
+def test_events_read_under_a_suspicion_are_not_asked_in_full_for_being_new() -> None:
+    suspicion = {"since": NOW.isoformat(), "last_at": NOW.isoformat(), "tries": 1, "events": {}, "asked": [11, 12]}
+    assert decide(cursor(suspicion=suspicion), {11, 12}, OPTIONS, NOW).kind is Kind.INCREMENTAL
+    assert decide(cursor(suspicion=suspicion), {11, 13}, OPTIONS, NOW).reason == "new event 13"
+
+
 def test_an_event_without_a_start_counts_while_it_is_listed() -> None:
     unreadable = event(12, start=None)
     assert wanted_events(stored(unreadable), [], OPTIONS, NOW).event_ids == frozenset()
@@ -165,6 +176,7 @@ def test_a_suspicion_is_asked_again_after_a_quarter_and_an_hour_then_by_the_inte
         (stored(event()), listed(), NOW + timedelta(days=8), None),
         (stored(event()), None, NOW + timedelta(days=8), None),
         (stored(), None, NOW + timedelta(days=8), "not listed"),
+        (stored(record_read_at=NOW), None, NOW + timedelta(days=8), None),
     ],
 )
 def test_when_a_races_own_record_is_read(
@@ -182,3 +194,4 @@ def test_estimated_calls_of_a_full_pass() -> None:
     assert estimated_calls(0, 3) == 2
     assert estimated_calls(2499, 1) == 2
     assert estimated_calls(10_000, 2) == 1 + 4 + 1
+    assert estimated_calls(3_000, 1) == 2 + 1

@@ -509,7 +509,7 @@ async def test_a_gate_that_refuses_is_not_asked_again() -> None:
         @asynccontextmanager
         async def attempt(self, endpoint: str, race_id: int | None) -> AsyncIterator[Attempt]:
             self.asked.append((endpoint, race_id))
-            raise BudgetSpent("spent", until=datetime(2026, 11, 22, tzinfo=UTC))
+            raise BudgetSpent("spent", until=datetime(2026, 11, 22, tzinfo=UTC), seconds=60)
             yield Attempt()
 
     gate = Spent()

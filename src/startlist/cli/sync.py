@@ -27,10 +27,16 @@ def sync(
         bool, typer.Option("--force-full-sync", help="Read every registration, whatever was read before.")
     ] = False,
     incremental_days: Annotated[
-        int, typer.Option("--incremental-days", min=0, metavar="N", help="Full again when the last full is older.")
+        int,
+        typer.Option(
+            "--incremental-days", min=0, max=36500, metavar="N", help="Full again when the last full is older."
+        ),
     ] = 7,
     include_past_days: Annotated[
-        int, typer.Option("--include-past-days", min=0, metavar="N", help="Keep events fresh so long after their end.")
+        int,
+        typer.Option(
+            "--include-past-days", min=0, max=36500, metavar="N", help="Keep events fresh so long after their end."
+        ),
     ] = 1,
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="With --race: believe that what is absent is missing.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -112,16 +113,19 @@ async def pause(conn: Connection, credential_id: int, retry_after: float | None)
         await conn.execute(query, [asked, credential_id, credential_id])
 
 
-async def paused_until(conn: Connection, credential_id: int) -> datetime:
-    """Until when the credential is paused; the present when it is not."""
+async def pause_left(conn: Connection, credential_id: int) -> tuple[float, datetime]:
+    """For how many seconds, and until when, the credential is paused; 0 and the present when it is not."""
     query = """
-        select greatest(paused_until, clock_timestamp()) from partner_provider_credentials where credential_id = %s
+        select extract(epoch from p.until - clock_timestamp())::float8, p.until
+        from partner_provider_credentials,
+             lateral (select greatest(paused_until, clock_timestamp()) as until) as p
+        where credential_id = %s
     """
     with translated():
         row = await (await conn.execute(query, [credential_id])).fetchone()
     if row is None:
         raise CredentialRefused(f"credential {credential_id} was removed meanwhile")
-    return row[0]  # type: ignore[no-any-return]
+    return max(row[0], 0.0), row[1]
 
 
 async def calls_left(conn: Connection, credential: Credential) -> int:
@@ -143,14 +147,14 @@ async def last_call_at(conn: Connection, credential_id: int) -> datetime | None:
     return row[0] if row and isinstance(row[0], datetime) else None
 
 
-async def refused_races(conn: Connection, credential_id: int) -> int:
-    """How many different races answered 7 within the last hour to the present secret; 0 after any success in it.
+async def refused_races(conn: Connection, credential_id: int) -> frozenset[int]:
+    """The races that answered 7 within the last hour to the present secret; none after any success in it.
 
     Only calls that need rights tell: a wrong legacy key reads the race list and public races like anyone.
     """
     query = """
-        select case when bool_or(a.http_status = 200 and a.error_code is null) then 0
-                    else count(distinct a.race_id) filter (where a.error_code = 7) end
+        select case when bool_or(a.http_status = 200 and a.error_code is null) then '{}'
+                    else array_agg(distinct a.race_id) filter (where a.error_code = 7) end
         from api_calls a join partner_provider_credentials c using (credential_id)
         where a.credential_id = %s
           and a.reserved_at > greatest(clock_timestamp() - interval '1 hour', c.rotated_at)
@@ -158,9 +162,9 @@ async def refused_races(conn: Connection, credential_id: int) -> int:
     """
     with translated():
         row = await (await conn.execute(query, [credential_id])).fetchone()
-    return int(row[0]) if row else 0
+    return frozenset(row[0] or ()) if row else frozenset()
 
 
-def refusals_stop(refused: int, listed: int) -> bool:
-    """Whether so many refused races stop a credential that lists so many: three, or all where it lists fewer."""
-    return refused >= min(3, max(listed, 1))
+def refusals_stop(refused: Collection[int], listed: Collection[int]) -> bool:
+    """Whether these refused races stop a credential that lists those: three of any, or all where it lists fewer."""
+    return len(refused) >= 3 if len(listed) >= 3 else bool(listed) and set(listed) <= set(refused)

@@ -64,20 +64,13 @@ insert into sync_history
 values (%s, %s, %s, %s, %s, 'incremental', 'skipped', %s, now())
 """
 
-FAILED = """
-insert into sync_history
-    (run_id, timing_partner_id, credential_id, race_id, sync_type, status, reason, finished_at, api_calls,
-     error_code, error_message)
-values (%s, %s, %s, %s, 'full', 'failed', %s, now(), %s, %s, %s)
-"""
-
 
 async def last_asked(conn: Connection, credential_id: int) -> tuple[int, list[int]] | None:
-    """The race and events of the credential's last pass that named events, for a call that needs its rights."""
+    """A race and events for a call that needs the credential's rights: of its last pass, best one that was read."""
     row = await (
         await conn.execute(
             "select race_id, event_ids from sync_history where credential_id = %s and event_ids <> '{}'"
-            " order by sync_history_id desc limit 1",
+            " order by status in ('completed', 'partial') desc, sync_history_id desc limit 1",
             [credential_id],
         )
     ).fetchone()
@@ -159,20 +152,3 @@ async def record_skipped(
 ) -> None:
     """Note that a race was not read because another run holds it."""
     await conn.execute(SKIPPED, [run_id, timing_partner_id, credential_id, race_id, sorted(event_ids), reason])
-
-
-async def record_failed(
-    conn: Connection,
-    *,
-    run_id: int | None,
-    timing_partner_id: int,
-    credential_id: int,
-    race_id: int,
-    reason: str,
-    api_calls: int,
-    error_code: int | None,
-    error_message: str,
-) -> None:
-    """Note a race that failed before its pass began: its record could not be read."""
-    values = [run_id, timing_partner_id, credential_id, race_id, reason, api_calls, error_code, error_message]
-    await conn.execute(FAILED, values)

@@ -31,6 +31,7 @@ class Credential:
     verified_at: datetime | None
     stopped_at: datetime | None
     stopped_reason: str | None
+    rotated_at: datetime | None = None  # which secret this is: what is found out about it holds for no later one
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ _CREDENTIALS: LiteralString = """
     select (select fingerprint from secret_keys) as fingerprint, c.credential_id, c.timing_partner_id, t.company_name,
            c.principal, c.secret, c.credential_type,
            coalesce(c.calls_per_hour, %(configured)s::int, p.rate_limit_per_hour, %(default)s::int) as calls_per_hour,
-           c.verified_at, c.stopped_at, c.stopped_reason
+           c.verified_at, c.stopped_at, c.stopped_reason, c.rotated_at
     from partner_provider_credentials c
     join timing_partners t using (timing_partner_id)
     join providers p using (provider_id)
@@ -339,22 +340,25 @@ async def remove(database: Database, timing_partner_id: int) -> None:
                 raise _unknown(timing_partner_id)
 
 
-async def mark_verified(conn: Connection, credential_id: int) -> None:
-    """Note that RunSignup accepted this credential in a call that needs rights; a stop ends."""
+async def mark_verified(conn: Connection, credential: Credential) -> None:
+    """Note that RunSignup accepted this credential in a call that needs rights; a stop ends.
+
+    Nothing is noted of a secret that was rotated away meanwhile.
+    """
     query = """
         update partner_provider_credentials
         set verified_at = clock_timestamp(), stopped_at = null, stopped_reason = null
-        where credential_id = %s
+        where credential_id = %s and rotated_at is not distinct from %s
     """
     with translated():
-        await conn.execute(query, [credential_id])
+        await conn.execute(query, [credential.credential_id, credential.rotated_at])
 
 
-async def stop(conn: Connection, credential_id: int, reason: str) -> None:
-    """Stop a credential; one that is stopped already keeps its time and reason."""
+async def stop(conn: Connection, credential: Credential, reason: str) -> None:
+    """Stop a credential; one that is stopped already keeps its time and reason, one that was rotated goes on."""
     query = """
         update partner_provider_credentials set stopped_at = clock_timestamp(), stopped_reason = %s
-        where credential_id = %s and stopped_at is null
+        where credential_id = %s and stopped_at is null and rotated_at is not distinct from %s
     """
     with translated():
-        await conn.execute(query, [reason, credential_id])
+        await conn.execute(query, [reason, credential.credential_id, credential.rotated_at])

@@ -32,7 +32,8 @@ RESOLVE_STORED = """
 update runsignup_quarantine as q
 set resolved_at = now()
 where q.timing_partner_id = %s and q.race_id = %s and q.endpoint = %s and q.resolved_at is null
-  and q.registration_id = any(%s::bigint[])
+  and exists (select from unnest(%s::bigint[], %s::bigint[]) as good (event_id, registration_id)
+              where good.registration_id = q.registration_id and good.event_id = coalesce(q.event_id, good.event_id))
 """
 
 RESOLVE_UNSEEN = """
@@ -74,10 +75,11 @@ async def open_records(conn: Connection, timing_partner_id: int, race_id: int) -
 
 
 async def resolve_stored(
-    conn: Connection, timing_partner_id: int, race_id: int, endpoint: str, registration_ids: Collection[int]
+    conn: Connection, timing_partner_id: int, race_id: int, endpoint: str, good: Collection[tuple[int, int]]
 ) -> None:
-    """Close the records of which a good version has just been stored."""
-    await conn.execute(RESOLVE_STORED, [timing_partner_id, race_id, endpoint, list(registration_ids)])
+    """Close the records of which a good version, of this event and registration, has just been stored."""
+    events, registrations = [key[0] for key in good], [key[1] for key in good]
+    await conn.execute(RESOLVE_STORED, [timing_partner_id, race_id, endpoint, events, registrations])
 
 
 async def resolve_unseen(

@@ -82,7 +82,7 @@ class StoredRace:
     events: list[StoredEvent]
 
 
-# Absent keys keep what is stored: the list of races sends fewer keys than a race's own record.
+# What only a race's own record sends is not wiped out by the list, which sends fewer keys.
 STORE_RACE = """
 insert into runsignup_races as r
     (timing_partner_id, race_id, credential_id, name, timezone, url, next_date, last_date, is_draft_race,

@@ -288,27 +288,26 @@ async def merge_registrations(
     """
     merged = Merged()
     known = await _known(conn, scope, arrived, answered)
-    seen: set[Key] = set()
-    new: dict[Key, Arrived] = {}
-    differing: dict[Key, Arrived] = {}
+    rows: dict[Key, Arrived] = {}
     for row in arrived:
         key = (row.event_id, row.registration_id)
-        seen.add(key)
+        if key in rows:  # the same registration twice in one page: the later version counts
+            merged.unchanged += 1
+            if _older(row.decode(), rows[key].decode()):
+                continue
+        rows[key] = row
+    new: dict[Key, Arrived] = {}
+    differing: dict[Key, Arrived] = {}
+    for key, row in rows.items():
         if key not in known.hashes:
-            target = new
+            new[key] = row
         elif known.hashes[key] == row.content_hash:
             merged.unchanged += 1
-            continue
         else:
-            target = differing
-        if key in target:  # the same registration twice in one page: the later version counts
-            merged.unchanged += 1
-            if _older(row.decode(), target[key].decode()):
-                continue
-        target[key] = row
-    merged.contested = [*known.removed & seen]
+            differing[key] = row
+    merged.contested = [*known.removed & rows.keys()]
     if answered is not None:
-        unseen = known.hashes.keys() - seen - known.removed - known.missing
+        unseen = known.hashes.keys() - rows.keys() - known.removed - known.missing
         merged.absent = [key for key in unseen if key[1] not in present]
     if new:
         await _insert(conn, scope, new, merged)

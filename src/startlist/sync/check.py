@@ -78,7 +78,7 @@ async def check_credential(context: Context, credential: Credential) -> Checked:
         accepted, result = False, str(error)
     if accepted:
         async with context.admin() as conn:
-            await partners.mark_verified(conn, credential.credential_id)
+            await partners.mark_verified(conn, credential)
     return Checked(
         credential.timing_partner_id,
         credential.company_name,

@@ -48,20 +48,21 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         """The beginning of a pass: an incremental one asks from its watermarks on, a full one for everything."""
         begun = cls(kind=kind, events=sorted(events), begun=now, active=active)
         if kind is Kind.INCREMENTAL:
-            begun.participants_bound = _since(cursor.participants_watermark)
-            begun.removed_bound = _since(cursor.removed_watermark)
+            begun.participants_bound = since(cursor.participants_watermark)
+            begun.removed_bound = since(cursor.removed_watermark)
         return begun
 
     @classmethod
-    def stored(cls, cursor: Cursor, kind: Kind, events: Iterable[int], now: datetime) -> Checkpoint | None:
-        """The stored checkpoint, when it is of the same pass, readable and younger than a day."""
+    def stored(cls, cursor: Cursor, events: Iterable[int], now: datetime) -> Checkpoint | None:
+        """The stored checkpoint, when it is of the same events, readable and younger than a day."""
         if cursor.checkpoint is None:
             return None
         try:
             found = msgspec.convert(cursor.checkpoint, cls, strict=False)
-        except msgspec.ValidationError:  # of another version of this program
+            found.start()
+        except (msgspec.ValidationError, ValueError):  # of another version of this program
             return None
-        if found.kind is not kind or found.events != sorted(events) or now - found.begun >= LIFETIME:
+        if found.events != sorted(events) or now - found.begun >= LIFETIME:
             return None
         return found
 
@@ -83,6 +84,10 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         if self.absent:
             self.absent.difference_update(keys)
 
+    def successors_since(self) -> int:
+        """From when on participants are asked once more for those that the removed list names."""
+        return since(self.participants_candidate) or 0
+
     def named_as_removed(self, keys: Iterable[Key]) -> None:
         """The removed list explains what is absent, and settles what stood in both lists."""
         for key in keys:
@@ -90,6 +95,13 @@ class Checkpoint(msgspec.Struct, kw_only=True):
                 self.absent.discard(key)
                 self.explained[key[0]] = self.explained.get(key[0], 0) + 1
             self.contested.discard(key)
+
+    def named_unreadably(self, event_id: int | None, registration_id: int | None) -> None:
+        """A record of the removed list that cannot be read: whomever it may name is not restored by this pass."""
+        if event_id is not None and registration_id is not None:
+            self.named_as_removed([(event_id, registration_id)])
+        else:
+            self.contested = {key for key in self.contested if registration_id not in (None, key[1])}
 
     def suspicious(self) -> dict[int, tuple[int, int]]:
         """Events that lack too much to be believed: event id to (absent without explanation, active before)."""
@@ -105,5 +117,6 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         return found
 
 
-def _since(watermark: int | None) -> int | None:
+def since(watermark: int | None) -> int | None:
+    """Where a query for what changed begins."""
     return None if watermark is None else max(watermark - OVERLAP_SECONDS, 0)

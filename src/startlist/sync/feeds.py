@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from startlist.store.cursors import Cursor
 from startlist.store.database import Connection
 from startlist.store.history import Figures
 from startlist.store.registrations import Range, Scope
-from startlist.sync.checkpoint import OVERLAP_SECONDS, Checkpoint
+from startlist.sync.checkpoint import Checkpoint
 from startlist.sync.job import Means
 from startlist.sync.plan import Kind
 
@@ -36,6 +37,17 @@ class Ledger:
         self.figures = Figures()
         self._means = means
         self._history_id = history_id
+
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[None]:
+        """A page's transaction; what is rolled back is taken out of the figures too."""
+        before = replace(self.figures)
+        try:
+            async with self.conn.transaction():
+                yield
+        except BaseException:
+            self.figures = before
+            raise
 
     async def set_aside(self, checkpoint: Checkpoint, bad: Sequence[BadRecord]) -> None:
         """Quarantine records that cannot be stored."""
@@ -102,7 +114,7 @@ class Feeds:
         at = self._checkpoint
         if at.feed == "successors":
             if await removals.successors_unknown(self._ledger.conn, *self._ledger.key, at.successors):
-                since = max((at.participants_candidate or 0) - OVERLAP_SECONDS, 0)
+                since = at.successors_since()
                 race_id = self._scope.race_id
                 async for page in self._means.client.participants(race_id, at.events, modified_after=since):
                     await self._merge_participants(page)
@@ -129,7 +141,7 @@ class Feeds:
         in_feed = at.feed == "participants"  # else: asked once more for successors
         if in_feed and at.position is None:
             at.participants_candidate = _either(page.candidate, self._cursor.participants_watermark)
-        async with ledger.conn.transaction():
+        async with ledger.page():
             await self._on_first_page()
             merged = await registrations.merge_registrations(
                 ledger.conn,
@@ -145,8 +157,8 @@ class Feeds:
                 self._note_keys(page)
             await ledger.set_aside(at, page.bad)
             if self._resolves and page.rows:
-                ids = [row.registration_id for row in page.rows]
-                await quarantine.resolve_stored(ledger.conn, *ledger.key, "participants", ids)
+                good = [(row.event_id, row.registration_id) for row in page.rows]
+                await quarantine.resolve_stored(ledger.conn, *ledger.key, "participants", good)
             if in_feed:
                 at.position = None if page.next is None else page.next.to_json()
                 if page.next is None:
@@ -174,11 +186,13 @@ class Feeds:
         ledger, at = self._ledger, self._checkpoint
         if at.position is None:
             at.removed_candidate = _either(page.candidate, self._cursor.removed_watermark)
-        async with ledger.conn.transaction():
+        async with ledger.page():
             applied = await removals.apply_removals(
                 ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent
             )
             at.named_as_removed((r.event_id, r.registration_id) for r in page.rows)
+            for bad in page.bad:
+                at.named_unreadably(bad.event_id, bad.registration_id)
             at.successors.update(applied.successors)
             await ledger.set_aside(at, page.bad)
             ledger.figures.rows_removed += applied.removed

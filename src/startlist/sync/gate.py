@@ -86,9 +86,17 @@ class BudgetGate:
     def _spent(self, wait: Wait) -> BudgetSpent:
         key, until = self._credential.principal, f"{wait.until:%Y-%m-%d %H:%M:%S} UTC"
         if wait.paused:
-            return BudgetSpent(f"RunSignup asked for patience: API key {key} pauses until {until}", until=wait.until)
+            return BudgetSpent(
+                f"RunSignup asked for patience: API key {key} pauses until {until}",
+                until=wait.until,
+                seconds=wait.seconds,
+            )
         limit = self._credential.calls_per_hour
-        return BudgetSpent(f"API key {key} has used its {limit} calls an hour; free again {until}", until=wait.until)
+        return BudgetSpent(
+            f"API key {key} has used its {limit} calls an hour; free again {until}",
+            until=wait.until,
+            seconds=wait.seconds,
+        )
 
     async def _leave(self, lane: Lane, reservation: Reservation, attempt: Attempt) -> None:
         if attempt.started:

@@ -55,6 +55,7 @@ class Outcome:
     event_ids: frozenset[int]
     figures: Figures
     seconds: float = 0.0
+    wait: float = 0.0  # seconds until `until`, by the database's clock
     until: datetime | None = None
     record: Race | None = None  # the race's own record, to go on with after the wait
     error: StartlistError | None = None

@@ -138,7 +138,7 @@ async def _ask(
             denied = denied or error
         except CredentialRefused as error:
             async with context.admin() as conn:
-                await partners.stop(conn, credential.credential_id, str(error))
+                await partners.stop(conn, credential, str(error))
             raise
     assert denied is not None  # noqa: S101 - there is at least one credential
     raise denied

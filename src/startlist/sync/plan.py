@@ -57,9 +57,7 @@ class Wanted:
     next_start: datetime
 
 
-def wanted_events(
-    stored: StoredRace | None, sent: Iterable[Race], options: Options, now: datetime, gone: Collection[int] = ()
-) -> Wanted:
+def wanted_events(stored: StoredRace | None, sent: Iterable[Race], options: Options, now: datetime) -> Wanted:
     """The events that count and are not gone, of those stored and those that RunSignup sent just now.
 
     A race named by the user (`--race`) that is over gives the events of its latest day instead.
@@ -73,8 +71,6 @@ def wanted_events(
         for sent_event in race.events:
             events[sent_event.event_id] = sent_event
             listed.add(sent_event.event_id)
-    for event_id in gone:
-        events.pop(event_id, None)
     days = options.include_past_days
     wanted = [e for e in events.values() if counts(e, days, now, listed=e.event_id in listed)]
     if not wanted and options.race_id is not None and events:
@@ -91,7 +87,10 @@ def counts(event: Event | StoredEvent, days: int, now: datetime, *, listed: bool
         return listed
     end = max(event.end_time, event.start_time) if event.end_time else event.start_time
     zone = ZoneInfo(event.timezone)
-    return now < (end.astimezone(zone) + timedelta(days=days)).astimezone(UTC)
+    try:
+        return now < (end.astimezone(zone) + timedelta(days=days)).astimezone(UTC)
+    except OverflowError:  # the year 9999 is how some say "never"
+        return True
 
 
 def needs_record(stored: StoredRace | None, listed: Race | None, next_start: datetime, now: datetime) -> str | None:
@@ -100,13 +99,11 @@ def needs_record(stored: StoredRace | None, listed: Race | None, next_start: dat
         return "new race"
     if listed is not None and listed.last_modified != stored.last_modified:
         return "race changed"
+    if stored.record_read_at is not None and now - stored.record_read_at < RECORD_IS_FRESH:
+        return None
     if listed is None and not stored.events:
         return "not listed"
-    if next_start - now <= RACE_WEEK and (
-        stored.record_read_at is None or now - stored.record_read_at >= RECORD_IS_FRESH
-    ):
-        return "starts within 7 days"
-    return None
+    return "starts within 7 days" if next_start - now <= RACE_WEEK else None
 
 
 def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datetime) -> Decision:
@@ -117,7 +114,8 @@ def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datet
         return Decision(Kind.FULL, "accepting what is missing")
     if cursor.participants_watermark is None:
         return Decision(Kind.FULL, "never synced")
-    uncovered = sorted(set(wanted) - cursor.event_ids)
+    read_in_doubt = (cursor.suspicion or {}).get("asked", ())  # their rows are stored, whatever was absent beside them
+    uncovered = sorted(set(wanted) - cursor.event_ids - set(read_in_doubt))
     if uncovered:
         return Decision(Kind.FULL, "new event " + ", ".join(map(str, uncovered)))
     if cursor.last_fallback_at is not None and now - cursor.last_fallback_at < timedelta(hours=1):
@@ -140,7 +138,6 @@ def suspicion_retry_at(suspicion: dict[str, Any], interval: timedelta) -> dateti
 
 
 def estimated_calls(rows: int, events: int, *, page: int = 2500) -> int:
-    """How many calls a full pass of so many rows will need: participants, then the removed list."""
-    if rows < page:
-        return 2
-    return 1 + sum(-(-rows // events // page) or 1 for _ in range(events)) + 1
+    """About how many calls a full pass of so many rows will need: participants, then the removed list."""
+    pages_of_each = -(-rows // max(events, 1) // page) or 1
+    return 2 if rows < page else (1 if events > 1 else 0) + events * pages_of_each + 1

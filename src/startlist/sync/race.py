@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg
@@ -13,6 +14,7 @@ from startlist.errors import (
     BadAnswer,
     BudgetSpent,
     CallerRefused,
+    CredentialRefused,
     DatabaseError,
     EventsGone,
     NetworkError,
@@ -65,6 +67,7 @@ class _Pass:
         self.conn = conn
         self.key = (job.timing_partner_id, job.race_id)
         self.notes: list[str] = []
+        self.listed = job.listed
         self.record = job.record
         self.wanted = Wanted(frozenset(), means.now())
         self.decision = Decision(Kind.FULL, "")
@@ -75,7 +78,7 @@ class _Pass:
         self.ledger: Ledger
         self.history_id = 0
         self.fell_back = False
-        self.record_failed = False
+        self.unread = False  # the race's own record was due and could not be read
         self.race_stored = False
         self.gone: set[int] = set()  # events that went after they had been listed
         self.open_quarantine = False
@@ -84,17 +87,21 @@ class _Pass:
     # -- the way of a pass -----------------------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
-        await self._prepare()
+        try:
+            await self._prepare()
+        except psycopg.errors.ForeignKeyViolation:  # while it waited
+            removed = CredentialRefused("the timing partner or its API key was removed meanwhile")
+            return Outcome("failed", self.decision.kind, self.decision.reason, frozenset(), Figures(), error=removed)
         try:
             await self._read_record()
             await self._read_feeds()
             return await self._settle()
         except BudgetSpent as wait:
-            return await self._put_off(wait, wait.until)
+            return await self._put_off(wait, wait.seconds, wait.until)
         except Throttled as error:
             if self.job.throttled >= PATIENCE:
                 return await self._close("failed", self.decision.reason, error)
-            return await self._put_off(error, await budget.paused_until(self.conn, self.job.credential_id))
+            return await self._put_off(error, *await budget.pause_left(self.conn, self.job.credential_id))
         except (NetworkError, ServerError) as error:  # the checkpoint stays: the next run goes on from it
             return await self._close("failed", self.decision.reason, error)
         except RunSignupError as error:
@@ -113,6 +120,10 @@ class _Pass:
                     raise error
             except DatabaseError as shown:
                 return await self._close("failed", self.decision.reason, shown)
+        except DatabaseError as error:  # of a lane's connection; this one may still answer
+            with suppress(psycopg.Error):
+                await self._close("failed", self.decision.reason, error)
+            raise
         except asyncio.CancelledError:
             await self._interrupted()
             raise
@@ -153,7 +164,7 @@ class _Pass:
         self.decision = decide(self.cursor, self.wanted.event_ids, self.job.options, now)
 
     def _sent(self) -> list[Race]:
-        return [race for race in (self.job.listed, self.record) if race is not None]
+        return [race for race in (self.listed, self.record) if race is not None]
 
     async def _read_record(self) -> None:
         """Read the race's own record if that is due. A race that is known is synced even when this fails."""
@@ -166,7 +177,9 @@ class _Pass:
             except (NetworkError, ServerError, BadAnswer, RequestRefused) as error:
                 if self.stored is None or not self.wanted.event_ids:
                     raise
-                self.record_failed = True
+                self.unread = True
+                if job.listed is not None:  # its last change stays news until the record has been read
+                    self.listed = replace(job.listed, last_modified=self.stored.last_modified)
                 self.notes.append(f"the race's own record could not be read: {error}")
             self._decide()
         if any(not race.zone_known for race in self._sent()):
@@ -196,21 +209,29 @@ class _Pass:
         """Take up the checkpoint of the same pass, or begin one."""
         options, now, kind, events = self.job.options, self.begun, self.decision.kind, self.wanted.event_ids
         anew = (options.force_full or options.accept_missing) and not self.job.resume
-        found = None if anew or self.fell_back else Checkpoint.stored(self.cursor, kind, events, now)
-        if found is None:
+        found = None if anew or self.fell_back else Checkpoint.stored(self.cursor, events, now)
+        if found is not None and self.job.resume:  # a fallback that waited goes on as what it had become
+            kind, self.decision = found.kind, replace(self.decision, kind=found.kind)
+        if found is None or found.kind is not kind:
             active = await races.active_rows(self.conn, self.key[0], events) if kind is Kind.FULL else {}
             found = Checkpoint.fresh(kind, events, self.cursor, active, now)
         self.checkpoint = found
-        known = {e.event_id for e in (self.stored.events if self.stored else ()) if e.first_full_at is not None}
         last_query = self.cursor.participants_watermark if kind is Kind.FULL else None
         scope = Scope(
-            *self.key, asked=events, quiet=events - known, race_is_new=self.cursor.last_full_at is None,
+            *self.key, asked=events, quiet=self._quiet(), race_is_new=self.cursor.last_full_at is None,
             last_query=None if last_query is None else datetime.fromtimestamp(last_query, UTC),
         )  # fmt: skip
         self.feeds = Feeds(
             self.ledger, self.means, scope, found, self.cursor,
             on_first_page=self._store_race, resolves=self.open_quarantine,
         )  # fmt: skip
+
+    def _quiet(self) -> frozenset[int]:
+        """The events of a full pass that never had one."""
+        if self.decision.kind is Kind.INCREMENTAL:
+            return frozenset()
+        had = {e.event_id for e in (self.stored.events if self.stored else ()) if e.first_full_at is not None}
+        return self.wanted.event_ids - had - self.cursor.event_ids
 
     async def _leave_gone_events(self) -> None:
         race = await self.means.client.race(self.job.race_id)
@@ -223,11 +244,8 @@ class _Pass:
         await self._begin()
 
     async def _store_race(self) -> None:
-        """Store what was sent of the race itself, once, in the transaction of the pass's first page.
-
-        Not when its record failed: the list's last change must stay ahead of what is stored, so that it is read again.
-        """
-        if self.race_stored or self.record_failed:
+        """Store what was sent of the race itself, once, in the transaction of the pass's first page."""
+        if self.race_stored:
             return
         self.race_stored = True
         for race in self._sent():
@@ -255,12 +273,13 @@ class _Pass:
                 f"event {event_id}: {lost} of {active} registrations are absent without a removal; nothing was marked"
                 f" (accept with: startlist sync --race {key[1]} --accept-missing)"
             )
-        partial = bool(at.quarantined or suspicious or any(at.lacking.values()) or self.record_failed)
-        async with self.conn.transaction():
+        async with self.ledger.page():
             if self.stored is not None or self.means.proof.is_set():
                 await self._store_race()  # a race without events to read shows no page
+            partial = bool(at.quarantined or suspicious or any(at.lacking.values()) or self.unread)
             changes = 0
             if suspicious:
+                await races.mark_first_full(self.conn, key[0], set(at.events) - set(suspicious))
                 await cursors.suspect(self.conn, *key, self._suspicion(suspicious))
             elif at.events:
                 if full:
@@ -286,11 +305,12 @@ class _Pass:
             "last_at": now,
             "tries": int(before.get("tries", 0)) + 1,
             "events": {str(event_id): list(counts) for event_id, counts in suspicious.items()},
+            "asked": self.checkpoint.events,
         }
 
-    async def _put_off(self, why: StartlistError, until: datetime) -> Outcome:
+    async def _put_off(self, why: StartlistError, seconds: float, until: datetime) -> Outcome:
         outcome = await self._close("partial", "waiting", why)
-        outcome.until, outcome.record = until, self.record
+        outcome.wait, outcome.until, outcome.record = seconds, until, self.record
         return outcome
 
     async def _close(self, status: str, reason: str, error: StartlistError | None = None) -> Outcome:
@@ -316,6 +336,7 @@ class _Pass:
         with suppress(psycopg.Error, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(2):
                 await self.conn.rollback()
+                await self.ledger.save_figures()
                 await history.close_interrupted(self.conn, *self.key)
 
 

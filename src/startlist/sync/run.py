@@ -54,8 +54,8 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
             )
         if summary.error is None:
             await _count(context, summary)
-    except asyncio.CancelledError:
-        await _close(context, "interrupted", None)
+    except BaseException as error:
+        await _close(context, "interrupted" if isinstance(error, asyncio.CancelledError) else "failed", None)
         raise
     summary.finished_at = context.now()
     await _close(context, summary.status, summary.error)
@@ -91,6 +91,8 @@ async def _credentials(context: Context, *, only_first_partner: bool) -> list[Cr
         found = await partners.credentials(
             conn, ring, context.settings, timing_partner_id=context.options.timing_partner_id
         )
+        if not found and context.options.timing_partner_id is not None:
+            await partners.states(conn, context.settings, timing_partner_id=context.options.timing_partner_id)
     if not found:
         raise ConfigurationError("there is no timing partner with a key yet: startlist partner add NAME --api-key KEY")
     if only_first_partner:

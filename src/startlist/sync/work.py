@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -13,7 +13,10 @@ from startlist.errors import (
     BudgetSpent,
     CallerRefused,
     CredentialRefused,
+    EventsGone,
     PermissionDenied,
+    RaceGone,
+    RequestRefused,
     RunSignupError,
     StartlistError,
     Throttled,
@@ -71,16 +74,19 @@ class CredentialWork:
         try:
             if self.credential.stopped_at is not None and not await self._try_again(client):
                 return None
-            for _ in range(PATIENCE):
+            throttled = 0
+            while True:
                 try:
                     return await self._read_list(client)
                 except BudgetSpent as wait:
-                    await self._wait(wait.until, str(wait))
+                    await self._wait(wait.seconds, wait.until, str(wait))
                 except Throttled as error:
+                    throttled += 1
+                    if throttled > PATIENCE:
+                        raise
                     async with self.context.admin() as conn:
-                        until = await budget.paused_until(conn, self.key[1])
-                    await self._wait(until, str(error))
-            await self._read_list(client)
+                        seconds, until = await budget.pause_left(conn, self.key[1])
+                    await self._wait(seconds, until, str(error))
         except CallerRefused:
             raise
         except CredentialRefused as error:
@@ -119,9 +125,11 @@ class CredentialWork:
         except (CredentialRefused, PermissionDenied) as error:
             self._refuse(f"{because}; tried again: {error}; {advice}")
             return False
+        except (RaceGone, EventsGone, RequestRefused):
+            return True  # that race is no more; this says nothing of the credential
         if question is not None:
             async with self.context.admin() as conn:
-                await partners.mark_verified(conn, credential.credential_id)
+                await partners.mark_verified(conn, credential)
         return True
 
     # -- the passes ------------------------------------------------------------------------------------------------
@@ -166,7 +174,7 @@ class CredentialWork:
         later.update(race.race_id for race in self.summary.synced)
         keep = [
             (race, self.key[1])
-            for race_id, race in self.listed.items()
+            for race_id, race in sorted(self.listed.items())  # in one order, or two runs could lock each other out
             if race_id in self.mine and race_id not in later
         ]
         bad = self.bad + [record for race, _ in keep for record in race.bad]
@@ -176,7 +184,7 @@ class CredentialWork:
                 await races.store_races(conn, self.key[0], keep)
                 await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
                 await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), began)
-                await partners.mark_verified(conn, self.key[1])
+                await partners.mark_verified(conn, self.credential)
         if bad:
             self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
 
@@ -210,7 +218,7 @@ class CredentialWork:
             total.seconds = time.monotonic() - began
             if outcome.until is None:
                 break
-            await self._wait(outcome.until, str(outcome.error))
+            await self._wait(outcome.wait, outcome.until, str(outcome.error))
             throttled = job.throttled + isinstance(outcome.error, Throttled)
             job = replace(job, resume=True, record=outcome.record, throttled=throttled)
         if total is not None and total.error is not None:
@@ -235,13 +243,12 @@ class CredentialWork:
             self.summary.other_calls += gate.calls  # no outcome tells of them
             raise
 
-    async def _wait(self, until: datetime, why: str) -> None:
+    async def _wait(self, seconds: float, until: datetime, why: str) -> None:
         self.context.progress.waiting(*self.key, until, why)
         log.warning(
             "credential.waiting", timing_partner_id=self.key[0], credential_id=self.key[1], until=until, why=why
         )
-        seconds = (until - datetime.now(UTC)).total_seconds()
-        await self.context.sleep(max(seconds, 1.0))  # a clock that is ahead must not make this a busy loop
+        await self.context.sleep(max(seconds, 0.1))
 
     async def _judge(self, error: Exception) -> None:
         """Whether this error is the credential's: code 6, or three races that answered 7 with no success between."""
@@ -250,15 +257,17 @@ class CredentialWork:
         elif isinstance(error, PermissionDenied) and not self.refusal:
             async with self.context.admin() as conn:
                 refused = await budget.refused_races(conn, self.key[1])
-            if budget.refusals_stop(refused, len(self.listed)):
-                await self._stop(f"{refused} races answered: permission denied; the key or its secret may be wrong")
+            if budget.refusals_stop(refused, self.listed):
+                await self._stop(
+                    f"{len(refused)} races answered: permission denied; the key or its secret may be wrong"
+                )
 
     async def _stop(self, reason: str) -> None:
         if self.refusal:
             return
         if not self.context.dry_run:
             async with self.context.admin() as conn:
-                await partners.stop(conn, self.key[1], reason)
+                await partners.stop(conn, self.credential, reason)
         advice = f"give it the right secret: startlist partner rotate {self.key[0]}"
         self._refuse(f"stopped: {reason}; {advice}")
 
