@@ -98,7 +98,8 @@ def test_quiet_says_problems_only(sync: Cli, sandbox: Sandbox) -> None:
     sandbox.control.fault("error", code=7, match={"race_id": RACE, "endpoint": "participants"})
     failed = sync("sync", "--quiet", env=env)
     assert (failed.code, failed.stdout) == (1, "")
-    assert f"startlist: race {RACE}: RunSignup reports error 7: permission denied" in failed.stderr
+    assert f"startlist: race {RACE} (" in failed.stderr
+    assert "RunSignup reports error 7: permission denied; the race's director has to give" in failed.stderr
 
 
 def test_dry_run_prints_the_plan_and_stores_nothing(sync: Cli, sandbox: Sandbox, database_url: str) -> None:

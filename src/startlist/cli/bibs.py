@@ -9,7 +9,20 @@ import typer
 from startlist.cli import words
 from startlist.cli.app import begin, run
 from startlist.cli.following import AfterId, Follow, Many, Printer
-from startlist.cli.output import Event, Json, Race, Since, TimingPartner, cell, note, print_json, say, table, zone_of
+from startlist.cli.output import (
+    Event,
+    Json,
+    Race,
+    Since,
+    TimingPartner,
+    cell,
+    note,
+    print_json,
+    say,
+    table,
+    whole,
+    zone_of,
+)
 from startlist.store.changelog import BIBS, BibChange, Entry
 from startlist.store.reading import Filters
 
@@ -59,7 +72,7 @@ def _bib(entry: Entry[BibChange]) -> list[object]:
 
 @app.command("lookup")
 def lookup_(
-    race_id: Annotated[int, typer.Argument(metavar="RACE_ID", min=1, help="The race's number in RunSignup.")],
+    race_id: Annotated[int, typer.Argument(metavar="RACE_ID", parser=whole(), help="The race's number in RunSignup.")],
     bib: Annotated[str, typer.Argument(metavar="BIB", help="A bib; RunSignup searches for numbers only.")],
     timing_partner: TimingPartner = None,
     json: Json = False,

@@ -13,7 +13,28 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from startlist.errors import DatabaseError, StartlistError
+from startlist.errors import (
+    BadAnswer,
+    CallerRefused,
+    DatabaseError,
+    NetworkError,
+    PermissionDenied,
+    RaceGone,
+    ServerError,
+    StartlistError,
+)
+
+_ADVICE: tuple[tuple[type[StartlistError] | tuple[type[StartlistError], ...], str], ...] = (
+    (
+        CallerRefused,
+        "STARTLIST_API_REGISTRATION and STARTLIST_API_REGISTRATION_SECRET must be what RunSignup gave you for this"
+        " program (its website, Profile, API Keys)",
+    ),
+    (PermissionDenied, "the race's director has to give the timing company access to it in RunSignup"),
+    (RaceGone, "RunSignup knows no race of that number (any more); what is stored of it is kept"),
+    (NetworkError, "is this machine online? What is stored stays; run the sync again"),
+    ((ServerError, BadAnswer), "the fault is RunSignup's; what is stored stays; run the sync again in a while"),
+)
 
 
 def expected() -> tuple[type[BaseException], ...]:
@@ -38,11 +59,19 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 def text(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, StartlistError):
-        return " ".join(str(error).split())
+        return " ".join(with_advice(error, str(error)).split())
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     translated = _of_database(error)
     return text(translated) if translated else f"internal error: {_kind(error)}"
+
+
+def with_advice(error: BaseException | None, said: str) -> str:
+    """What was said of an error, and what to do next where that is known."""
+    for kind, advice in _ADVICE:
+        if isinstance(error, kind):
+            return f"{said}; {advice}"
+    return said
 
 
 def traceback_of(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Generic, NoReturn
 import typer
 
 from startlist.cli.app import run
-from startlist.cli.output import cell, note, print_json, print_json_line, say, table, zone_of
+from startlist.cli.output import MOST_LINES, cell, note, print_json, print_json_line, say, table, whole, zone_of
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, DatabaseError
 from startlist.store.changelog import Entry, Log, R
@@ -22,10 +22,17 @@ from startlist.store.reading import Filters, at_most, check_filters, reader
 USUAL_LIMIT = 100
 
 AfterId = Annotated[
-    int | None, typer.Option("--after-id", metavar="N", min=0, help="The first ones after this id, for scripts.")
+    int | None,
+    typer.Option("--after-id", metavar="N", parser=whole(0), help="The first ones after this id, for scripts."),
 ]
 Many = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help=f"At most so many lines; {USUAL_LIMIT} if not given.")
+    int | None,
+    typer.Option(
+        "--limit",
+        parser=whole(most=MOST_LINES),
+        metavar="N",
+        help=f"At most so many lines; {USUAL_LIMIT} if not given.",
+    ),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Print new ones as they come, until Ctrl-C.")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Annotated
@@ -18,6 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 1000  # columns of an output that is no terminal: a program's lines are not wrapped
+
+MOST = 2**63 - 1  # the largest id that PostgreSQL can hold
+MOST_LINES = 1_000_000_000
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
 _SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -96,34 +99,56 @@ def zone_of(name: str | None) -> tzinfo | None:
     return ZoneInfo(name) if name else None
 
 
+def whole(least: int = 1, most: int = MOST) -> Callable[[str | int], int]:
+    """A reader of an option's whole number between two bounds, which says in plain words what does not fit."""
+
+    def read(given: str | int) -> int:
+        text = str(given).strip()
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+            raise typer.BadParameter(f"{text!r} is not a whole number")
+        if not least <= int(text) <= most:
+            raise typer.BadParameter(f"{text} is too large" if int(text) > most else f"it must be {least} or more")
+        return int(text)
+
+    return read
+
+
 def parse_since(text: str) -> datetime:
     """An instant from a date, a date and time, or a span back from now (`90m`, `2h`, `3d`, `1w`).
 
     Without an offset it is read in `STARTLIST_TIMEZONE`, or in the machine's zone.
     """
-    span = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    try:
+        return _instant(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is not a date (2027-05-01), a date and time (2027-05-01T06:55) or a span (90m, 2h, 3d, 1w)"
+        ) from None
+
+
+def _instant(text: str) -> datetime:
+    span = re.fullmatch(r"([0-9]{1,5})([mhdw])", text)
     if span:
         return datetime.now(UTC) - timedelta(**{_SPANS[span[2]]: int(span[1])})
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            "not a date (2027-05-01), a date and time (2027-05-01T06:55) or a span (90m, 2h, 3d, 1w)"
-        ) from None
+    instant = datetime.fromisoformat(text)
     if instant.tzinfo is not None:
-        return instant
+        return instant.astimezone(UTC)
     from startlist import config
 
     zone = zone_of(config.load().timezone)
-    return instant.replace(tzinfo=zone) if zone else instant.astimezone()
+    return (instant.replace(tzinfo=zone) if zone else instant).astimezone(UTC)
 
 
-TimingPartner = Annotated[int | None, typer.Option("--timing-partner", metavar="ID", min=1, help="Only this partner.")]
-Race = Annotated[int | None, typer.Option("--race", metavar="RACE_ID", min=1, help="Only this race.")]
-Event = Annotated[int | None, typer.Option("--event", metavar="EVENT_ID", min=1, help="Only this event.")]
+TimingPartner = Annotated[
+    int | None, typer.Option("--timing-partner", metavar="ID", parser=whole(), help="Only this partner.")
+]
+Race = Annotated[int | None, typer.Option("--race", metavar="RACE_ID", parser=whole(), help="Only this race.")]
+Event = Annotated[int | None, typer.Option("--event", metavar="EVENT_ID", parser=whole(), help="Only this event.")]
 Since = Annotated[
     datetime | None,
     typer.Option("--since", parser=parse_since, metavar="WHEN", help="Since a date, a time, or a span such as 2h."),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many lines.")]
+Limit = Annotated[
+    int, typer.Option("--limit", parser=whole(most=MOST_LINES), metavar="N", help="At most so many lines.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from startlist.cli.app import begin, run
-from startlist.cli.output import Json, note, print_json, table, zone_of
+from startlist.cli.output import Json, note, print_json, table, whole, zone_of
 from startlist.config import Settings
 from startlist.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from startlist.store.partners import Added, CredentialState, Rotated
     from startlist.sync.check import Checked
+
+T = TypeVar("T")
 
 app = typer.Typer()
 
@@ -26,7 +29,7 @@ class CredentialType(StrEnum):
     V2 = "v2"
 
 
-PartnerId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The timing partner's id.")]
+PartnerId = Annotated[int, typer.Argument(metavar="ID", parser=whole(), help="The timing partner's id.")]
 SecretFile = Annotated[
     Path | None, typer.Option("--api-secret-file", metavar="FILE", help="A file that holds the API secret.")
 ]
@@ -42,11 +45,14 @@ def add(
     ] = CredentialType.LEGACY,
     partner_id: Annotated[
         int | None,
-        typer.Option("--id", metavar="N", min=1, help="The id of a new partner, or one who gets one more key."),
+        typer.Option(
+            "--id", metavar="N", parser=whole(), help="The id of a new partner, or one who gets one more key."
+        ),
     ] = None,
     email: Annotated[str | None, typer.Option("--email", metavar="E", help="Whom to write to.")] = None,
     calls_per_hour: Annotated[
-        int | None, typer.Option("--calls-per-hour", metavar="N", min=1, help="This key's own budget.")
+        int | None,
+        typer.Option("--calls-per-hour", metavar="N", parser=whole(most=1_000_000), help="This key's own budget."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -56,6 +62,7 @@ def add(
     """
     settings = begin()
     name, api_key = _word("NAME", name), _word("--api-key", api_key)
+    email = None if email is None else _word("--email", email)
     secret = _secret(settings, api_secret_file)
 
     async def work() -> Added:
@@ -137,7 +144,7 @@ def _state(one: CredentialState) -> str:
 @app.command()
 def check(
     partner_id: Annotated[
-        int | None, typer.Argument(metavar="[ID]", min=1, help="The timing partner's id; none: all of them.")
+        int | None, typer.Argument(metavar="ID", parser=whole(), help="The timing partner's id; none: all of them.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -239,7 +246,7 @@ def remove(
         note(f"This deletes timing partner {partner_id} for good:")
         for name, many in rows.items():
             note(f"  {many:>9,} rows of {name}")
-        if not typer.confirm("Delete them?", err=True):
+        if not _answer(lambda: typer.confirm("Delete them?", err=True)):
             note("Nothing was deleted.")
             raise typer.Exit(1)
     run(work())
@@ -253,6 +260,8 @@ def remove(
 def _word(what: str, text: str) -> str:
     if not text.strip():
         raise ConfigurationError(f"{what} is empty")
+    if not text.strip().isprintable():
+        raise ConfigurationError(f"{what} holds signs that cannot be shown, as line ends; type it anew")
     return text.strip()
 
 
@@ -268,13 +277,22 @@ def _secret(settings: Settings, file: Path | None) -> str:
     elif settings.api_secret is not None:
         secret, origin = settings.api_secret.get_secret_value(), "STARTLIST_API_SECRET"
     elif sys.stdin.isatty():
-        secret, origin = typer.prompt("API secret", hide_input=True, err=True), "the prompt"
+        secret, origin = _answer(lambda: typer.prompt("API secret", hide_input=True, err=True)), "the prompt"
     else:
         raise ConfigurationError(
             "the API secret is missing: set STARTLIST_API_SECRET, name a file with --api-secret-file,"
             " or run this on a terminal, which asks for it"
         )
     secret = secret.strip()
-    if not secret or not secret.isprintable():
-        raise ConfigurationError(f"{origin} must hold the API secret alone, on one line")
+    if not secret or not secret.isprintable() or not secret.isascii():
+        raise ConfigurationError(f"{origin} must hold the API secret alone, as RunSignup shows it, on one line")
     return secret
+
+
+def _answer(question: Callable[[], T]) -> T:
+    """What the user answers; Ctrl-C ends the command with 130 as it does everywhere, Ctrl-D with 1."""
+    try:
+        return question()
+    except typer.Abort as error:
+        note("Nothing was changed.")
+        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None

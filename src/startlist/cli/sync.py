@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from startlist.cli import faults, words
 from startlist.cli.app import begin, run
-from startlist.cli.output import Json, Race, TimingPartner, note, print_json, say, table, zone_of
+from startlist.cli.output import Json, Race, TimingPartner, note, print_json, say, table, whole, zone_of
 from startlist.config import Settings
-from startlist.errors import ConfigurationError
+from startlist.errors import ConfigurationError, StartlistError
 
 if TYPE_CHECKING:
     from startlist.sync.plan import Options
     from startlist.sync.run import PlannedPass
     from startlist.sync.summary import PartnerSummary, Summary
+
+
+_DAYS = whole(0, 36_500)
 
 
 def sync(
@@ -28,14 +34,12 @@ def sync(
     ] = False,
     incremental_days: Annotated[
         int,
-        typer.Option(
-            "--incremental-days", min=0, max=36500, metavar="N", help="Full again when the last full is older."
-        ),
+        typer.Option("--incremental-days", parser=_DAYS, metavar="N", help="Full again when the last full is older."),
     ] = 7,
     include_past_days: Annotated[
         int,
         typer.Option(
-            "--include-past-days", min=0, max=36500, metavar="N", help="Keep events fresh so long after their end."
+            "--include-past-days", parser=_DAYS, metavar="N", help="Keep events fresh so long after their end."
         ),
     ] = 1,
     accept_missing: Annotated[
@@ -69,15 +73,14 @@ def sync(
         _print_plan(*run(_plan(settings, options, test=test)), json=json)
         return
     done = run(_sync(settings, options, test=test, live=sys.stderr.isatty() and not (quiet or json)))
-    if summary is not None:
-        _write(summary, done)
     if json:
         print_json(done.to_json())
     elif not quiet:
         print_summary(done)
-    for failure in done.failed_syncs():
-        where = f"race {failure['race_id']}" if failure["race_id"] else f"partner {failure['timing_partner_id']}"
-        note(f"startlist: {where}: {failure['error']}")
+    for line in _failures(done):
+        note(f"startlist: {line}")
+    if summary is not None:
+        _write(summary, done)
     if done.error is not None:
         raise done.error
     raise typer.Exit(done.exit_status)
@@ -158,15 +161,44 @@ def _print_plan(planned: list[PlannedPass], errors: list[str], *, json: bool) ->
         raise typer.Exit(1)
 
 
+def _failures(done: Summary) -> Iterator[str]:
+    """A line for each API key and each race that is not as it should be: what is wrong, and what to do."""
+    for partner in sorted(done.partners, key=lambda p: p.timing_partner_id):
+        for error in partner.errors:
+            yield f"timing partner {partner.timing_partner_id} ({partner.company_name}): {error}"
+        for race in partner.races:
+            if race.outcome.status in ("failed", "partial"):
+                name = words.named(race.name, race.race_id)
+                said = race.to_json()["error_message"]
+                if not partner.errors:  # else the key is to blame, which is said above
+                    said = faults.with_advice(race.outcome.error, said)
+                yield f"race {race.race_id} ({name}; {partner.company_name}): {said}"
+
+
 def _writable(path: Path) -> None:
     """Refuse an impossible summary file before hours of work, not after."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ConfigurationError(f"--summary: {path} cannot be written")
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise ConfigurationError(f"--summary: {path} is a folder; name a file")
+    if not folder.is_dir():
+        raise ConfigurationError(f"--summary: {path} cannot be written: there is no folder {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigurationError(f"--summary: {path} cannot be written: permission denied")
 
 
 def _write(path: Path, done: Summary) -> None:
+    """Write the figures: into the place of a file, whole or not at all, or to a device or pipe."""
     from startlist.cli.output import json_document
 
-    part = path.with_name(path.name + ".part")
-    part.write_text(json_document(done.to_json()))
-    part.replace(path)
+    document = json_document(done.to_json()) + "\n"
+    try:
+        if path.exists() and (path.is_symlink() or not path.is_file()):  # /dev/stdout must not become a file
+            path.write_text(document)
+            return
+        part = path.with_name(path.name + ".part")
+        part.write_text(document)
+        part.replace(path)
+    except OSError as error:
+        raise StartlistError(
+            f"--summary: {path} could not be written: {error.strerror}; the sync itself is done and stored"
+        ) from None

@@ -48,10 +48,7 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
     try:
         summary.error = await _together([_sync_partner(context, own, summary) for own in _by_partner(credentials)])
         if context.options.race_id is not None and not any(p.races or p.errors for p in summary.partners):
-            summary.error = summary.error or ConfigurationError(
-                f"race {context.options.race_id} is in no partner's list of races and was never synced;"
-                " if it is long over, say whose it is: --timing-partner ID"
-            )
+            summary.error = summary.error or _nobodys(context.options.race_id)
         if summary.error is None:
             await _count(context, summary)
     except BaseException as error:
@@ -82,7 +79,16 @@ async def dry_run(context: Context, *, only_first_partner: bool = False) -> tupl
         for work in await _plan_partner(context, own, summary):
             found += [await _planned_pass(context, work, n) for n in range(len(work.planned))]
         errors += [f"{summary.company_name}: {error}" for error in summary.errors]
+    if context.options.race_id is not None and not found and not errors:
+        raise _nobodys(context.options.race_id)
     return found, errors
+
+
+def _nobodys(race_id: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"race {race_id} is in no partner's list of races and was never synced;"
+        " if it is long over, say whose it is: --timing-partner ID"
+    )
 
 
 async def _credentials(context: Context, *, only_first_partner: bool) -> list[Credential]:

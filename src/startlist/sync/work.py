@@ -273,5 +273,5 @@ class CredentialWork:
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
-        self.summary.errors.append(f"credential {self.key[1]}: {reason}")
+        self.summary.errors.append(f"API key {self.credential.principal}: {reason}")
         log.error("credential.refused", timing_partner_id=self.key[0], credential_id=self.key[1], reason=reason)
