@@ -263,8 +263,6 @@ class _Pass:
     async def _settle(self) -> Outcome:
         at, full, key = self.checkpoint, self.checkpoint.kind is Kind.FULL, self.key
         suspicious = at.suspicious() if full and not self.job.options.accept_missing else {}
-        if at.quarantined:
-            self.notes.append(f"{at.quarantined} records quarantined")
         for event_id, keys in sorted(at.lacking.items()):
             if keys:
                 self.notes.append(f"event {event_id} came without {', '.join(sorted(keys))}")
@@ -276,6 +274,8 @@ class _Pass:
         async with self.ledger.page():
             if self.stored is not None or self.means.proof.is_set():
                 await self._store_race()  # a race without events to read shows no page
+            if at.quarantined:
+                self.notes.append(f"{at.quarantined} records quarantined")
             partial = bool(at.quarantined or suspicious or any(at.lacking.values()) or self.unread)
             changes = 0
             if suspicious:
