@@ -77,8 +77,8 @@ class KeyRing:
     def foreign(self) -> ConfigurationError:
         """Say that another key sealed the database's secrets."""
         return ConfigurationError(
-            f"the secrets in this database were sealed with another key than {self.origin} holds;"
-            f" put the right key there (several may stand in {VARIABLE}, newest first, comma-separated)"
+            f"the API secrets in this database were sealed with another key than {self.origin} holds: put the right"
+            f" one there, or name it with {VARIABLE} (several are separated by commas, newest first)"
         )
 
     def seal(self, secret: str) -> str:
@@ -142,8 +142,8 @@ async def open_key_ring(conn: Connection, settings: Settings) -> KeyRing:
         with translated():
             if await _sealed(conn):
                 raise ConfigurationError(
-                    f"the secrets in this database are sealed, and their key is not here: put it into {VARIABLE}"
-                    f" or bring back the key file {path}"
+                    f"the API secrets in this database are sealed, and their key is not here: bring back the key file"
+                    f" {path}, or put the key into {VARIABLE}"
                 )
         make_key_file(path)
         ring = KeyRing(_read(path), path=path)
@@ -207,6 +207,7 @@ async def rotate(conn: Connection, settings: Settings, *, report: Callable[[str]
 
 
 _RECIPE = "openssl rand -base64 32 | tr '+/' '-_'"
+_BRING_BACK = "bring back your copy of it, or remove it if no API secret was ever sealed with it"
 _NAMELESS = "the database no longer names the key of its secrets (table secret_keys is empty); start again"
 
 
@@ -320,11 +321,11 @@ def _read(path: Path) -> list[str]:
     except UnicodeError:
         text = ""
     else:
-        if mode & 0o077:
+        if stat.S_ISREG(mode) and mode & 0o077:
             raise ConfigurationError(f"other users can read the key file {path}: run chmod 600 on it")
     keys = text.split()
     if not keys:
-        raise ConfigurationError(f"the key file {path} does not hold a Fernet key")
+        raise ConfigurationError(f"the key file {path} does not hold a Fernet key: {_BRING_BACK}")
     return keys
 
 
@@ -333,7 +334,6 @@ def _distinct(keys: Sequence[str], origin: str) -> tuple[str, ...]:
         try:
             Fernet(key)
         except ValueError:
-            raise ConfigurationError(
-                f"{origin} does not hold a Fernet key (32 bytes in URL-safe base64; a new one: {_RECIPE})"
-            ) from None
+            advice = f"32 bytes in URL-safe base64; a new one: {_RECIPE}" if origin == VARIABLE else _BRING_BACK
+            raise ConfigurationError(f"{origin} does not hold a Fernet key: {advice}") from None
     return tuple(dict.fromkeys(keys))
