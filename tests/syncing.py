@@ -254,10 +254,14 @@ class Rig:
         race_id: int = RACE,
         *,
         events: Iterable[int] | None = None,
+        beside: Collection[int] = (),
         missing: Collection[int] = (),
         partner: int = 1,
     ) -> None:
-        """The stored race is what the sandbox has: every row, every column, nothing lost, nothing beside it."""
+        """The stored race is what the sandbox has: every row, every column, nothing lost, nothing beside it.
+
+        `events`: those that were read, by default all; rows of events `beside` them are not looked at.
+        """
         truth = self.control.truth(race_id)["events"]
         active: dict[tuple[int, int], Row] = {}
         removed: dict[tuple[int, int], Row] = {}
@@ -272,8 +276,10 @@ class Rig:
                 for row in truth[event_id]["removed"]
             }
         found = await self.rows(
-            "select * from runsignup_participants where timing_partner_id = %s and race_id = %s", partner, race_id
-        )
+            "select * from runsignup_participants where timing_partner_id = %s and race_id = %s"
+            " and not event_id = any(%s::bigint[])",
+            partner, race_id, list(beside),
+        )  # fmt: skip
         assert {row["registration_id"] for row in found if row["missing_since"]} == set(missing)
         shown = {
             (row["event_id"], row["registration_id"]): {name: row[name] for name in _COLUMNS}

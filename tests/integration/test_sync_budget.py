@@ -382,3 +382,17 @@ async def test_cancelled_runs_end_cleanly_and_are_gone_on_with(rig: Rig) -> None
     assert done.exit_status == 0
     assert len(rig.asked("participants")) == 1
     await rig.assert_truth()
+
+
+async def test_a_fallback_that_waits_goes_on_as_the_full_pass_it_became(rig: Rig, make_settings: MakeSettings) -> None:
+    await rig.sync()
+    await rig.pass_time(2 * HOUR)
+    limit(rig, make_settings, 3)
+    rig.control.edit(PERSON, silent=True, last_name="In silence")
+    rig.control.fault("error", code=3, match={"incremental": True})
+    done = await rig.sync(sleep=rig.sleep)
+    assert done.exit_status == 0
+    assert rig.endpoints() == {"races": 1, "participants": 2, "removed_participants": 1}
+    assert [(kind, status) for kind, status, _ in await rig.passes()][1] == ("full_fallback", "partial")
+    assert (await rig.last_pass())["status"] == "completed"
+    await rig.assert_truth()

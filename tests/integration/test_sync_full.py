@@ -152,6 +152,25 @@ async def test_object_in_place_of_an_array_is_read_as_well(rig: Rig) -> None:
     await rig.assert_truth()
 
 
+async def test_the_start_list_tells_the_age_on_race_day(rig: Rig) -> None:
+    zone = "Pacific/Honolulu"
+    race = rig.control.add_race("Birthday Run", timezone=zone)
+    event = rig.control.add_event(race, start_time="7/4/2031 20:00")  # in UTC it is the 5th by then
+    by_year = rig.control.add_event(race, start_time="7/4/2031 20:00", age_calc_base_date="12/31/2031")
+    born = ["2001-07-04", "2001-07-05", None]
+    for asked in (event, by_year):
+        for dob in born:
+            rig.control.register(asked, dob=dob, age=29, team_name="The Hares")
+    rig.control.refund(rig.control.register(event)[0])
+    await rig.sync()
+    rows = await rig.rows("select * from start_list where race_id = %s order by event_id, registration_id", race)
+    assert [row["race_day_age"] for row in rows] == [30, 29, None, 30, 30, None]
+    assert {(row["age"], row["team_name"], row["race_name"], row["event_name"]) for row in rows} == {
+        (29, "The Hares", "Birthday Run", "5K")
+    }
+    assert {row["start_time"] for row in rows} == {datetime(2031, 7, 5, 6, tzinfo=UTC)}
+
+
 # -- which events are wanted -------------------------------------------------------------------------------------------
 
 

@@ -527,3 +527,55 @@ async def test_the_removed_list_over_several_pages(rig: Rig) -> None:
     assert len(rig.asked("removed_participants")) == 3
     await rig.assert_truth()
     assert (await rig.last_pass())["rows_removed"] == 1100
+
+
+async def test_rule_6_a_new_event_beside_a_suspicion(rig: Rig) -> None:
+    """The doubt about one event keeps neither the new one from being read nor its news from being told."""
+    await rig.sync()
+    rig.control.vanish(event_id=FIRST)
+    new_event = rig.control.add_event(RACE, "1 Mile", in_days=10)
+    rig.control.register(new_event, 3)
+    assert (await rig.sync()).status == "partial"
+    assert (await rig.last_pass())["reason"] == f"new event {new_event}"
+    assert await rig.changes() == []
+    (late,) = rig.control.register(new_event, bib_num=8)
+    await rig.sync()
+    assert await rig.changes() == [("added", late)]
+    assert await rig.bibs() == [("assigned", late, None, "8")]
+    await rig.sync(race_id=RACE, accept_missing=True)
+    rig.control.unvanish(event_id=FIRST)
+    await rig.sync(force_full=True)
+    await rig.assert_truth()
+
+
+async def test_rule_10_an_event_that_goes_between_the_feeds(rig: Rig) -> None:
+    others = rig.control.register(SECOND, 4)
+    await rig.sync()
+    rig.control.refund(PERSON)
+    leave = [{"name": "remove_event", "event_id": SECOND}]
+    rig.control.fault("before", match={"endpoint": "removed_participants"}, changes=leave)
+    done = await rig.sync(force_full=True)
+    assert done.exit_status == 0
+    assert await rig.changes() == [("removed", PERSON)]
+    assert set(others) <= await on_start_list(rig)
+    assert (await rig.cursor())["event_ids"] == [FIRST]
+    await rig.assert_truth(events=[FIRST], beside=[SECOND])
+
+
+async def test_a_registration_that_does_not_say_when_it_was_changed(rig: Rig) -> None:
+    rig.control.edit(PERSON, last_modified=None)
+    await rig.sync()
+    assert (await rig.registration(PERSON))["last_modified"] is None
+    rig.control.edit(PERSON, bib_num=4, last_modified=None)
+    await rig.sync()
+    assert await rig.bibs() == []  # no query for changes can find it
+    await rig.sync(force_full=True)
+    assert await rig.bibs() == [("assigned", PERSON, None, "4")]
+    rig.control.refund(PERSON)
+    await rig.sync()
+    assert PERSON not in await on_start_list(rig)
+    rig.control.restore(PERSON)
+    rig.control.edit(PERSON, last_modified=None)
+    await rig.sync(force_full=True)
+    assert PERSON in await on_start_list(rig)
+    await rig.assert_truth()
