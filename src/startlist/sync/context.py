@@ -31,7 +31,7 @@ def utc_now() -> datetime:
 
 
 class Context:
-    """Open while a run goes on. `slots` bounds how many passes hold pages in memory at once."""
+    """Open while a run goes on. `slots` bounds how many passes go on at once, `room` how many pages they hold."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Context:
         self.now = now
         self.sleep = sleep
         self.run_id: int | None = None
+        self.room = asyncio.Semaphore(settings.concurrent_calls + 1)
         self.slots = asyncio.Semaphore(settings.concurrent_calls + 1)
         self._admin_turn = asyncio.Lock()
         self._stack = AsyncExitStack()

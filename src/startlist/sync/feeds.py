@@ -107,7 +107,7 @@ class Feeds:
 
     async def read(self) -> None:
         """Read on from the checkpoint to the end of both feeds."""
-        async with aclosing(_ahead(self._merges())) as merges:
+        async with aclosing(_ahead(self._merges(), self._means.room)) as merges:
             async for merge in merges:
                 await merge()
                 del merge  # it holds its page
@@ -214,16 +214,34 @@ def _either(candidate: int | None, old: int | None) -> int | None:
     return old if candidate is None else candidate
 
 
-async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same items, the next one already on its way while the consumer works on one."""
-    coming = asyncio.ensure_future(anext(source, None))
+async def _ahead(source: AsyncGenerator[T, None], room: asyncio.Semaphore) -> AsyncGenerator[T, None]:
+    """The same items, the next one already on its way while the consumer works on one.
+
+    Each takes a place of `room`, from before it is fetched until the consumer asks for the one after it.
+    """
+
+    async def fetch() -> T | None:
+        await room.acquire()
+        item = None
+        try:
+            item = await anext(source, None)
+        finally:
+            if item is None:
+                room.release()
+        return item
+
+    coming = asyncio.ensure_future(fetch())
     try:
         while (item := await coming) is not None:
-            coming = asyncio.ensure_future(anext(source, None))
-            yield item
-            del item
+            coming = asyncio.ensure_future(fetch())
+            try:
+                yield item
+            finally:
+                del item
+                room.release()
     finally:
         coming.cancel()
         with suppress(asyncio.CancelledError, StartlistError):
-            await coming
+            if await coming is not None:
+                room.release()
         await source.aclose()

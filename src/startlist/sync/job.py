@@ -42,6 +42,7 @@ class Means:
     calls: Callable[[], int]
     now: Callable[[], datetime]
     on_page: Callable[[int], None]  # participants rows of a page that has been committed
+    room: asyncio.Semaphore  # for pages in memory, of all passes together
     proof: asyncio.Event  # set once a participants call of this credential succeeded in this run
 
 

@@ -235,6 +235,7 @@ class CredentialWork:
             calls=lambda: gate.calls,
             now=context.now,
             on_page=lambda rows: context.progress.page_stored(job.timing_partner_id, job.race_id, rows),
+            room=context.room,
             proof=self.proof,
         )
         try:
