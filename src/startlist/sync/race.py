@@ -140,9 +140,8 @@ class _Pass:
     async def _prepare(self) -> None:
         conn = self.conn
         # Stages are never analysed: without this a large table would be scanned to be joined with a small page.
-        await conn.execute("set enable_hashjoin = off; set enable_mergejoin = off; set jit = off")
-        for statement in (GATHERED, registrations.STAGE, removals.STAGE):
-            await conn.execute(statement)
+        plans = "set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
+        await conn.execute(";".join((plans, GATHERED, registrations.STAGE, removals.STAGE)))  # one commit
         closed = await history.close_interrupted(conn, *self.key)
         if closed:
             log.warning("pass.interrupted", timing_partner_id=self.key[0], race_id=self.key[1], passes=closed)
