@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from startlist.cli.app import COMMANDS
+from startlist.cli.app import COMMANDS, build
 from tests.support import COMMAND, Cli
 
 PROJECT = Path(__file__).parents[2]
@@ -35,6 +39,32 @@ def test_every_command_has_help(cli: Cli, command: str) -> None:
     shown = cli(command, "--help")
     assert shown.code == 0, shown.stderr
     assert f"startlist {command}" in shown.stdout
+
+
+def leaves(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that can be typed, by its words."""
+    inner = getattr(command, "commands", None)
+    if inner is None or (command.invoke_without_command and path):
+        yield path, command
+    for name, one in (inner or {}).items():
+        yield from leaves(one, *path, name)
+
+
+TYPED = dict(leaves(typer.main.get_command(build(everything=True))))
+
+
+@pytest.mark.parametrize("path", TYPED, ids=" ".join)
+def test_help_teaches_by_examples_that_can_be_typed(path: tuple[str, ...]) -> None:
+    command = TYPED[path]
+    lines = [line.strip() for line in command.help.partition("Examples:\n")[2].splitlines()]
+    assert lines, "an example says more than a list of options"
+    for line in lines:
+        assert len(line) <= 74, "a terminal of 80 columns has to hold it"
+        words = shlex.split(re.split(r" {3,}", line)[0])
+        words = [word for word in words if not re.match("[A-Z_]+=", word)]
+        if words[0] == "startlist":
+            assert tuple(words[1 : len(path) + 1]) == path
+            command.make_context(path[-1], words[len(path) + 1 :])
 
 
 def test_help_is_quick_because_it_loads_no_command() -> None:

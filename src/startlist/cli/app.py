@@ -40,16 +40,18 @@ class Command:
             return
         found: Callable[..., Any] | typer.Typer = getattr(import_module(self.module), self.attribute)
         if isinstance(found, typer.Typer):
+            for one in found.registered_commands:
+                one.help = _told(one.callback)
             alone = found.registered_callback  # of a group that does something by itself
             app.add_typer(
                 found,
                 name=self.name,
-                help=getdoc(alone.callback) if alone else self.summary,
+                help=_told(alone.callback) if alone else self.summary,
                 rich_help_panel=self.panel,
                 no_args_is_help=alone is None,
             )
         else:
-            app.command(self.name, rich_help_panel=self.panel)(found)
+            app.command(self.name, help=_told(found), rich_help_panel=self.panel)(found)
 
 
 SET_UP, SYNC, READ, DATABASE, TRY = "Set up", "Sync", "Read", "The database", "Try it"
@@ -78,6 +80,14 @@ def build(wanted: str | None = None, *, everything: bool = False) -> typer.Typer
     for command in COMMANDS:
         command.add_to(app, load=everything or command.name == wanted)
     return app
+
+
+def _told(command: Callable[..., Any] | None) -> str:
+    """A docstring as help: its prose, to be wrapped at the terminal's width, and its examples as they are."""
+    text = (getdoc(command) or "").replace("[", "\\[")  # rich takes brackets for markup
+    prose, _, examples = text.partition("\n\nExamples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
+    return "\n\n".join([*paragraphs, *(["Examples:\n" + examples] if examples else [])])
 
 
 def main() -> NoReturn:

@@ -47,6 +47,11 @@ def bibs(
     """List bibs assigned, changed and cleared, the newest last; --follow prints new ones as they come.
 
     Ids become visible in their order: a script that keeps the last one and asks with --after-id misses nothing.
+
+    Examples:
+        startlist bibs --race 12345
+        startlist bibs --race 12345 --follow      as they come
+        startlist bibs --after-id 4711 --json     for a script
     """
     if context.invoked_subcommand is not None:
         return
@@ -81,6 +86,10 @@ def lookup_(
 
     Exit status: 0 the same; 1 it differs, or nobody has it here, there or in both; 2 the race is stored for two
     partners and --timing-partner is missing.
+
+    Examples:
+        startlist bibs lookup 12345 117
+        startlist bibs lookup 12345 117 --timing-partner 2
     """
     from startlist.sync.lookup import Verdict
 

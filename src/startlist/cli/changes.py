@@ -21,7 +21,12 @@ def history(
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """List the passes, the newest first: which race, what kind, how it ended, what it found; --since is their begin."""
+    """List the passes, the newest first: which race, what kind, how it ended, what it found; --since is their begin.
+
+    Examples:
+        startlist history
+        startlist history --race 12345 --since 1d
+    """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)
 
@@ -90,6 +95,11 @@ def changes(
     """List what changed in registrations, the newest last; --follow prints new changes as they come.
 
     Ids become visible in their order: a script that keeps the last one and asks with --after-id misses nothing.
+
+    Examples:
+        startlist changes --race 12345 --since 2h
+        startlist changes --follow                   as they come
+        startlist changes --after-id 4711 --json     for a script
     """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)

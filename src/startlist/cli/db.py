@@ -24,7 +24,12 @@ app = typer.Typer()
 def url(
     show_secret: Annotated[bool, typer.Option("--show-secret", help="With the password of a configured URL.")] = False,
 ) -> None:
-    """Print a URL that works as it is with any PostgreSQL client, search path included."""
+    """Print a URL that works as it is with any PostgreSQL client, search path included.
+
+    Examples:
+        startlist db url
+        psql "$(startlist db url --show-secret)"
+    """
     database = run(Database.configured(begin()))
     if not show_secret and database.has_secret:
         note("The password is left out; --show-secret prints it.")
@@ -33,7 +38,11 @@ def url(
 
 @app.command()
 def start() -> None:
-    """Start the embedded database."""
+    """Start the embedded database; every command does so by itself.
+
+    Examples:
+        startlist db start
+    """
     settings = _embedded(begin())
     running = local.is_running(settings.home)
     database = run(Database.locate(settings))
@@ -42,7 +51,11 @@ def start() -> None:
 
 @app.command()
 def stop() -> None:
-    """Stop the embedded database; everything is written first."""
+    """Stop the embedded database; everything is written first.
+
+    Examples:
+        startlist db stop
+    """
     settings = _embedded(begin())
     stopped = local.stop(settings.home)
     say(f"The embedded database in {settings.home} {'is stopped' if stopped else 'did not run'}")
@@ -50,7 +63,12 @@ def stop() -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context) -> None:
-    """Open psql on the database; arguments after -- are psql's own."""
+    """Open psql on the database; arguments after -- are psql's own.
+
+    Examples:
+        startlist db psql
+        startlist db psql -- --command "select * from start_list limit 5"
+    """
     database = run(Database.configured(begin()))
     program = clients.psql(database)
     sys.stdout.flush()
@@ -62,7 +80,14 @@ def backup(
     file: Annotated[Path | None, typer.Argument(help="A new file; if none, startlist-<time>.dump here.")] = None,
     json: Json = False,
 ) -> None:
-    """Write our schema to a file, in the custom format of pg_dump, and read it back."""
+    """Write our schema to a file, in the custom format of pg_dump, and read it back.
+
+    It holds personal data. The API secrets in it are sealed: keep a copy of the key too, elsewhere.
+
+    Examples:
+        startlist db backup
+        startlist db backup before-upgrade.dump
+    """
     database = run(Database.open(begin()))
     archive = clients.backup(database, file or Path(f"startlist-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"))
     size = archive.file.stat().st_size
@@ -79,7 +104,12 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Replace the tables that are there.")] = False,
     json: Json = False,
 ) -> None:
-    """Put a backup in the place of our schema: all of it or, on any failure, nothing."""
+    """Put a backup in the place of our schema: all of it or, on any failure, nothing.
+
+    Examples:
+        startlist db restore before-upgrade.dump          into an empty schema
+        startlist db restore before-upgrade.dump --yes    replaces what is there
+    """
     database = run(Database.locate(begin()))
     archive = clients.restore(database, file, replace=yes)
     revision = run(_revision(database))

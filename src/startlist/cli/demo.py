@@ -60,6 +60,10 @@ def demo(
     RunSignup running, so that you can go on; --stop ends them.
 
     Exit status: 0 all that the local RunSignup has is in the database, and only its changes were found; 1 not so.
+
+    Examples:
+        startlist demo
+        startlist demo --stop    afterwards
     """
     settings = _own(config.load())
     logs.configure(settings)

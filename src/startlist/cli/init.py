@@ -8,7 +8,15 @@ from startlist.config import Settings
 
 
 def init(json: Json = False) -> None:
-    """Create or upgrade the schema; says where the database is."""
+    """Create or upgrade the schema; says where the database is.
+
+    Without STARTLIST_DATABASE_URL that is a PostgreSQL of its own in STARTLIST_HOME, which is made and started. Tables
+    that startlist did not make are never touched.
+
+    Examples:
+        startlist init            first of all, and after each upgrade
+        startlist init --json     for a script
+    """
     settings = begin()
     answer = run(_init(settings))
     if json:

@@ -25,6 +25,10 @@ def rotate(json: Json = False) -> None:
     """Seal all API secrets with a new key.
 
     The key file gets a new key. With STARTLIST_SECRET_KEY, put the new key in front, then run this.
+
+    Examples:
+        startlist key rotate
+        STARTLIST_SECRET_KEY=NEW,OLD startlist key rotate    then OLD may go
     """
     settings = begin()
 

@@ -59,6 +59,12 @@ def add(
     """Add a timing partner, or one more API key with --id; prints the id.
 
     The secret comes from --api-secret-file, STARTLIST_API_SECRET or a prompt, never from the command line.
+
+    Examples:
+        startlist partner add "Peak Timing" --api-key KEY
+        startlist partner add "Peak Timing" --api-key KEY --api-secret-file FILE
+        startlist partner add "Peak Timing" --api-key KEY2 --id 1    one more key
+        startlist partner add "Peak Timing" --api-key KEY --credential-type v2
     """
     settings = begin()
     name, api_key = _word("NAME", name), _word("--api-key", api_key)
@@ -95,7 +101,11 @@ def add(
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List timing partners with their API keys and what is known of them; never a secret."""
+    """List timing partners with their API keys and what is known of them; never a secret.
+
+    Examples:
+        startlist partner list
+    """
     settings = begin()
 
     async def work() -> list[CredentialState]:
@@ -151,6 +161,10 @@ def check(
     """Ask RunSignup whether it accepts the API keys: two calls for each; an accepted one is no longer stopped.
 
     Exit status: 0 all are accepted, 1 one is not.
+
+    Examples:
+        startlist partner check       all API keys
+        startlist partner check 1     those of timing partner 1
     """
     settings = begin()
 
@@ -190,6 +204,10 @@ def rotate(
     """Give an API key a new secret; a stop ends, and the key counts as unverified until it is used.
 
     The secret comes from --api-secret-file, STARTLIST_API_SECRET or a prompt, never from the command line.
+
+    Examples:
+        startlist partner rotate 1                     asks for the new secret
+        startlist partner rotate 1 --api-key NEWKEY    another key, its secret
     """
     settings = begin()
     named = None if api_key is None else _word("--api-key", api_key)
@@ -220,7 +238,12 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete a timing partner with its API keys and all that is stored of its races; asks first."""
+    """Delete a timing partner with its API keys and all that is stored of its races; asks first.
+
+    Examples:
+        startlist partner remove 3           says what would go, and asks
+        startlist partner remove 3 --yes     for a script
+    """
     settings = begin()
 
     async def count() -> dict[str, int]:

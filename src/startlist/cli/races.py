@@ -28,6 +28,11 @@ def races(
 
     Those over come last; --since leaves out races that started before. Registrations are counted for the races shown
     only, which takes some seconds for hundreds of thousands: --no-counts.
+
+    Examples:
+        startlist races                        all, the next start first
+        startlist races --since 2027-05-01     leaves out what started before
+        startlist races --race 12345 --json
     """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)
@@ -85,6 +90,11 @@ def find(
 
     Removed ones are shown too, with the reason and the registration that took their place; --since leaves out events
     that started before. The exit status is 0 also when nothing was found.
+
+    Examples:
+        startlist find 117                    who has bib 117
+        startlist find anna garcia            words of a name
+        startlist find 117 --race 12345
     """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)

@@ -35,7 +35,13 @@ def sandbox(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one object: address, keys, counts")] = False,
 ) -> None:
-    """Run a local RunSignup with made-up timing partners, races and registrations."""
+    """Run a local RunSignup with made-up timing partners, races and registrations, until Ctrl-C.
+
+    Examples:
+        startlist sandbox
+        startlist sandbox --port 0 --json                for a script
+        startlist sandbox --partners 1 --registrations 200000
+    """
     stopped_by = _listen_for_signals()
     world = World(seed=seed, now=now, frozen=freeze)
     if registrations is None:

@@ -54,6 +54,11 @@ def status(
 
     Races are those with an event that is coming or was over less than a day ago, and others where something waits;
     --since leaves out races that started before. The exit status is 0 whatever is found.
+
+    Examples:
+        startlist status                  on race morning
+        startlist status --race 12345
+        startlist status --json           for monitoring
     """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)

@@ -59,7 +59,12 @@ def sync(
     Exit status: 0 done; 1 something failed or is partial; 2 wrong settings or nobody to sync for; 3 another run held
     every race. Ctrl-C is safe: the next sync goes on where this one stopped.
 
-    Examples: `startlist sync`, `startlist sync --race 12345`, `startlist sync --dry-run`.
+    Examples:
+        startlist sync                                   all that is due
+        startlist sync --race 12345                      one race, now
+        startlist sync --dry-run                         what would be done
+        startlist sync --race 12345 --force-full-sync    all of it anew
+        startlist sync --quiet --summary sync.json       for a script
     """
     from startlist.sync.plan import Options
 
