@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, LiteralString, NamedTuple, Protocol
 
+from psycopg.types.string import BytesBinaryDumper
+
 from startlist.store.database import Connection
 
 Key = tuple[int, int]  # event_id, registration_id
@@ -384,7 +386,9 @@ async def _copy(
     """Send rows, each decoded only now and then let go; returns whether any lacks a key that keeps what is stored."""
     partner, race = scope.timing_partner_id, scope.race_id
     lacking = False
-    async with conn.cursor() as cursor, cursor.copy(statement) as copy:
+    cursor = conn.cursor()
+    cursor.adapters.register_dumper(bytes, BytesBinaryDumper)  # the last for bytea counts, and psycopg's last is slow
+    async with cursor, cursor.copy(statement) as copy:
         copy.set_types([*_COPY_TYPES, "text[]"] if staged else _COPY_TYPES)
         for row in rows:
             r = row.decode()
