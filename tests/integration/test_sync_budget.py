@@ -209,17 +209,19 @@ async def test_a_partner_that_waits_holds_up_nobody(rig: Rig, make_settings: Mak
 
 
 @pytest.mark.parametrize(
-    ("kind", "parameters", "seconds"),
+    ("endpoint", "kind", "parameters", "seconds"),
     [
-        ("error", {"code": 14}, 60),
-        ("http", {"status": 429}, 60),
-        ("http", {"status": 429, "retry_after": 40}, 40),
-        ("http", {"status": 429, "retry_after": 3}, 3),
+        ("participants", "error", {"code": 14}, 60),
+        ("participants", "http", {"status": 429}, 60),
+        ("participants", "http", {"status": 429, "retry_after": 40}, 40),
+        ("participants", "http", {"status": 429, "retry_after": 3}, 3),
+        ("races", "error", {"code": 14}, 60),
+        ("race", "http", {"status": 429, "retry_after": 40}, 40),
+        ("removed_participants", "error", {"code": 14}, 60),
     ],
 )
-@pytest.mark.parametrize("endpoint", ["races", "race", "participants", "removed_participants"])
 async def test_trap_40_throttling_is_waited_out(
-    rig: Rig, kind: str, parameters: dict[str, Any], seconds: int, endpoint: str
+    rig: Rig, endpoint: str, kind: str, parameters: dict[str, Any], seconds: int
 ) -> None:
     rig.control.fault(kind, match={"endpoint": endpoint}, **parameters)
     done = await rig.sync(sleep=rig.sleep)
