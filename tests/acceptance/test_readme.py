@@ -52,7 +52,7 @@ def test_the_commands_for_a_real_key_work_in_their_order(home: Path, tmp_path: P
         (found,) = [text for line, text in said.items() if line.startswith(beginning)]
         return found
 
-    assert "1 races, at least" in answer("startlist sync --dry-run")
+    assert "1 race, about" in answer("startlist sync --dry-run")
     assert "yes" in answer("startlist partner check")
     assert "12 registrations on their start lists" in said["startlist sync"]
     assert "1207" in answer("startlist find 1207")

@@ -59,6 +59,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, zone: tzi
     console().print(printed)
 
 
+def fits(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
+    """Whether a table of these rows fits the terminal without folding a value; an output that is none is wide."""
+    widths = [max(map(len, values)) for values in zip(columns, *([*map(cell, row)] for row in rows), strict=True)]
+    return sum(widths) + 3 * (len(widths) - 1) <= console().width
+
+
 def cell(value: object, *, zone: tzinfo | None = None) -> str:
     """One value as people read it; nothing for None."""
     match value:

@@ -12,7 +12,7 @@ import typer
 
 from startlist.cli import faults, words
 from startlist.cli.app import begin, run
-from startlist.cli.output import Json, Race, TimingPartner, note, print_json, say, table, whole, zone_of
+from startlist.cli.output import Json, Race, TimingPartner, cell, fits, note, print_json, say, table, whole, zone_of
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, StartlistError
 
@@ -122,17 +122,26 @@ async def _plan(settings: Settings, options: Options, *, test: bool) -> tuple[li
 
 
 def print_summary(done: Summary) -> None:
-    """The table per partner, and one line for the whole."""
+    """A line per partner, in a table where the terminal is wide enough, and one line for the whole."""
     columns = ("partner", "races", "events", "passes", "received", "added", "updated", "removed", "bib changes",
                "quarantined", "calls", "seconds")  # fmt: skip
-    table(columns, [_line(partner) for partner in sorted(done.partners, key=lambda p: p.timing_partner_id)])
+    rows = [_line(partner) for partner in sorted(done.partners, key=lambda p: p.timing_partner_id)]
+    if fits(columns, rows):
+        table(columns, rows)
+    else:
+        for row in rows:
+            say(
+                f"{row[0]}: "
+                + ", ".join(f"{name} {cell(value)}" for name, value in zip(columns[1:], row[1:], strict=True))
+            )
     found = done.to_json()
     skipped = sum(outcome.status == "skipped" for outcome in done.outcomes)
     held = f", {skipped} held by another run" if skipped else ""
     say(
-        f"{done.status}: {found['total_races']} races with {found['total_events']} events,"
-        f" {found['total_participants']:,} registrations on their start lists{held};"
-        f" {found['api_calls']} calls, {done.seconds:.1f} s (run {done.run_id})"
+        f"{done.status}: {words.counted(found['total_races'], 'race')}"
+        f" with {words.counted(found['total_events'], 'event')},"
+        f" {words.counted(found['total_participants'], 'registration')} on their start lists{held};"
+        f" {words.counted(found['api_calls'], 'call')}, {done.seconds:.1f} s (run {done.run_id})"
     )
 
 
@@ -159,7 +168,8 @@ def _print_plan(planned: list[PlannedPass], errors: list[str], *, json: bool) ->
             kind, events = one.sync_type, len(one.event_ids)
             rows.append((one.timing_partner_id, one.race_id, one.name, kind, why, events, one.calls))
         table(columns, rows)
-        say(f"{len(planned)} races, at least {sum(one.calls for one in planned)} calls; nothing was read or stored yet")
+        calls = words.counted(sum(one.calls for one in planned), "call")
+        say(f"{words.counted(len(planned), 'race')}, about {calls}; nothing was read or stored yet")
     for error in errors:
         note(f"startlist: {error}")
     if errors:

@@ -120,3 +120,8 @@ def _value(value: object) -> str:
         case _:
             text = str(value)
             return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 race`, `1,200 races`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
