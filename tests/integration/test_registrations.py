@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 
-from startlist.store import changes, history, registrations, removals
+from startlist.store import changes, history, removals
 from startlist.store.database import Connection, Database
 from startlist.store.registrations import Merged, Range, Scope, merge_registrations
+from startlist.store.stages import make_stages
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -110,8 +111,7 @@ class Removed:
 async def race(database: Database) -> AsyncIterator[Race]:
     async with await database.connect() as conn:
         await conn.execute("insert into timing_partners (timing_partner_id, company_name) values (1, 'Peak')")
-        for statement in (changes.GATHERED, registrations.STAGE, removals.STAGE):
-            await conn.execute(statement)
+        await make_stages(conn)
         run_id = await history.open_run(conn, "test")
         cursor = await conn.execute(
             "insert into partner_provider_credentials (timing_partner_id, principal, secret) values (1, 'k', 's')"

@@ -26,11 +26,11 @@ from startlist.errors import (
     Throttled,
 )
 from startlist.runsignup import Race
-from startlist.store import budget, cursors, history, quarantine, races, registrations, removals
-from startlist.store.changes import GATHERED
+from startlist.store import budget, cursors, history, quarantine, races, removals
 from startlist.store.database import Connection, translated
 from startlist.store.history import Figures
 from startlist.store.registrations import Scope
+from startlist.store.stages import make_stages
 from startlist.sync.checkpoint import Checkpoint
 from startlist.sync.feeds import Feeds, Ledger
 from startlist.sync.job import Job, Means, Outcome
@@ -139,9 +139,7 @@ class _Pass:
 
     async def _prepare(self) -> None:
         conn = self.conn
-        # Stages are never analysed: without this a large table would be scanned to be joined with a small page.
-        plans = "set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
-        await conn.execute(";".join((plans, GATHERED, registrations.STAGE, removals.STAGE)))  # one commit
+        await make_stages(conn)
         closed = await history.close_interrupted(conn, *self.key)
         if closed:
             log.warning("pass.interrupted", timing_partner_id=self.key[0], race_id=self.key[1], passes=closed)
@@ -209,8 +207,8 @@ class _Pass:
         options, now, kind, events = self.job.options, self.begun, self.decision.kind, self.wanted.event_ids
         anew = (options.force_full or options.accept_missing) and not self.job.resume
         found = None if anew or self.fell_back else Checkpoint.stored(self.cursor, events, now)
-        if found is not None and self.job.resume:  # a fallback that waited goes on as what it had become
-            kind, self.decision = found.kind, replace(self.decision, kind=found.kind)
+        if found is not None and self.job.resume and found.kind is not kind:
+            kind, self.decision = found.kind, Decision(found.kind, "going on after a wait")  # so does a fallback
         if found is None or found.kind is not kind:
             active = await races.active_rows(self.conn, self.key[0], events) if kind is Kind.FULL else {}
             found = Checkpoint.fresh(kind, events, self.cursor, active, now)
