@@ -66,6 +66,17 @@ async def test_one_refusal_of_two_listed_races_stops_nothing_and_two_do(rig: Rig
         assert ((await rig.credential())["stopped_at"] is not None) is stopped
 
 
+async def test_a_key_that_lists_nothing_any_more_is_stopped_by_three_refusals(rig: Rig) -> None:
+    for race in [RACE, *[await add_race(rig) for _ in range(4)]]:
+        await rig.sync(race_id=race)
+        rig.control.unshare(race, "Peak Timing")
+    await rig.pass_time(2 * HOUR)
+    done = await rig.sync()
+    assert rig.endpoints() == {"races": 1, "participants": 3}
+    assert (await rig.credential())["stopped_at"] is not None
+    assert "startlist partner rotate 1" in done.failed_syncs()[0]["error"]
+
+
 @pytest.mark.parametrize("code", [201, 301])
 async def test_a_stopped_key_whose_last_race_is_gone_recovers(rig: Rig, code: int) -> None:
     await add_race(rig)

@@ -166,5 +166,5 @@ async def refused_races(conn: Connection, credential_id: int) -> frozenset[int]:
 
 
 def refusals_stop(refused: Collection[int], listed: Collection[int]) -> bool:
-    """Whether these refused races stop a credential that lists those: three of any, or all where it lists fewer."""
-    return len(refused) >= 3 if len(listed) >= 3 else bool(listed) and set(listed) <= set(refused)
+    """Whether these refused races stop a credential that lists those: any three, or all where it lists one or two."""
+    return set(listed) <= set(refused) if 0 < len(listed) < 3 else len(refused) >= 3
