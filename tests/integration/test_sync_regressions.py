@@ -83,6 +83,22 @@ async def test_bibs_of_a_new_event_are_news_although_another_event_is_in_doubt(r
     assert [row for row in await rig.changes() if row[0] != "updated"] == []
 
 
+async def test_bibs_of_an_event_that_is_in_doubt_from_its_beginning_are_news(rig: Rig) -> None:
+    await rig.sync()
+    third = rig.control.add_event(RACE, "Third", in_days=10)
+    rig.control.register(third, 4)
+    rig.control.fault("html", match={"endpoint": "removed_participants"}, times=3)
+    assert (await rig.sync()).status == "failed"  # its runners are stored, its first full pass is not over
+    rig.control.vanish(event_id=third)
+    assert (await rig.sync()).status == "partial"
+    assert await had_first_full(rig) == {FIRST: True, SECOND: True, third: False}
+    rig.control.clock(advance=120)
+    (late,) = rig.control.register(third, bib_num=12)
+    assert (await rig.sync()).status == "completed"
+    assert await rig.changes() == [("added", late)]
+    assert await rig.bibs() == [("assigned", late, None, "12")]
+
+
 # -- removals that cannot be read --------------------------------------------------------------------------------------
 
 
@@ -235,8 +251,8 @@ async def test_a_fallback_that_waits_longer_than_an_hour_goes_on(rig: Rig, make_
 
     assert (await rig.sync(sleep=sleep)).status == "completed"
     assert rig.endpoints() == {"races": 1, "participants": 3 + 3, "removed_participants": 1}
-    assert (await rig.passes())[1][:2] == ("full_fallback", "partial")
-    assert (await rig.last_pass())["status"] == "completed"
+    assert [row[:2] for row in await rig.passes()][1:] == [("full_fallback", "partial"), ("full", "completed")]
+    assert (await rig.last_pass())["reason"] == "going on after a wait"
     await rig.assert_truth()
 
 
