@@ -317,7 +317,7 @@ def _read(path: Path) -> list[str]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read the key file {path} (in STARTLIST_HOME): {error.strerror}") from None
     except UnicodeError:
         text = ""
     else:
