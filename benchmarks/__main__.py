@@ -34,7 +34,7 @@ def main() -> None:
             results.append(result)
     text = report.document(found, results, registrations=options.registrations, per_race=options.per_race)
     print("\n" + report.summary(results))
-    if set(options.parts) == set(PARTS):
+    if options.write:
         RESULTS.write_text(text)
         print(f"\nwritten to {RESULTS}")
 
@@ -74,9 +74,11 @@ def _syncs(ground: Stand, world: Sandbox, registrations: int, run: int) -> Itera
 
 
 def _baselines(ground: Stand, world: Sandbox, run: int) -> Iterator[Result]:
+    command = [sys.executable, "-m", "benchmarks.baseline", ground.url, world.url, world.key, world.secret]
     for name, more in ((report.BASE_FIRST, []), (report.BASE_UPDATE, []), (report.BASE_COMPARE, ["--compare"])):
-        figures = ground.measure([sys.executable, "-m", "benchmarks.baseline", ground.url, world.url, world.key,
-                                  world.secret, *more], world)  # fmt: skip
+        figures = ground.measure([*command, *more], world)
+        with ground.connect() as conn:
+            conn.execute("vacuum baseline.participants")  # not for the next run to clean up
         yield Result(name, run, figures.output["rows"], figures.output["calls"], figures)
     ground.drop("baseline")
 
@@ -137,14 +139,17 @@ def _expect(what: str, found: object, expected: object) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all, and RESULTS.md is written"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--runs", type=int, default=3, help="of the sync; the baseline runs once (default: 3)")
     parser.add_argument("--registrations", type=int, default=200_000, help="of sync and baseline (default: 200,000)")
     parser.add_argument("--per-race", type=int, default=5000, help="registrations of each race (default: 5,000)")
     parser.add_argument("--memory", type=int, nargs="+", default=[20_000, 400_000], help="registrations to measure at")
-    return parser.parse_args()
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {RESULTS.name}; done anyway when all is as by default"
+    )
+    options = parser.parse_args()
+    options.write |= all(value == parser.get_default(name) for name, value in vars(options).items())
+    return options
 
 
 if __name__ == "__main__":

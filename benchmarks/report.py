@@ -38,6 +38,11 @@ class Result:
         return self.rows / self.figures.seconds
 
     @property
+    def cpu_per_row(self) -> float:
+        """Microseconds of CPU of client and PostgreSQL; hardly touched by what else the machine does."""
+        return (self.figures.cpu + (self.figures.postgres_cpu or 0)) / self.rows * 1e6
+
+    @property
     def megabytes(self) -> float:
         """Peak memory of the process."""
         return self.figures.peak_rss / 1e6
@@ -114,10 +119,14 @@ def _goals(results: Sequence[Result]) -> list[str]:
 def _ratios(results: Sequence[Result]) -> list[str]:
     lines = []
     for ours, theirs in ((FIRST, BASE_FIRST), (UNCHANGED, BASE_UPDATE), (UNCHANGED, BASE_COMPARE)):
-        rates = [[result.rate for result in results if result.name == name] for name in (ours, theirs)]
-        if all(rates):
-            fast, slow = map(median, rates)
-            lines.append(f"{ours}: {fast:,.0f} rows/s; {theirs}: {slow:,.0f} rows/s; ratio {fast / slow:.1f}")
+        found = [[result for result in results if result.name == name] for name in (ours, theirs)]
+        if all(found):
+            fast, slow = (median(result.rate for result in each) for each in found)
+            cheap, dear = (median(result.cpu_per_row for result in each) for each in found)
+            lines.append(
+                f"{ours}: {fast:,.0f} rows/s; {theirs}: {slow:,.0f} rows/s: {fast / slow:.1f} times as fast, with"
+                f" {cheap:.0f} against {dear:.0f} microseconds of CPU a row (Python and PostgreSQL together)"
+            )
     return lines
 
 
