@@ -60,7 +60,9 @@ checkpoint_completion_target = 0.9
 jit = off
 # A logout removes the POSIX shared memory of a plain user (systemd's RemoveIPC), and containers have 64 MB of it.
 dynamic_shared_memory_type = mmap
-# Rows are personal data: neither failing statements nor DETAIL lines go to the log.
+# Rows are personal data: neither failing statements nor DETAIL lines go to the log, nor the errors themselves, which
+# quote values and are told to the client anyway.
+log_min_messages = log
 log_min_error_statement = panic
 log_error_verbosity = terse
 """
