@@ -36,6 +36,8 @@ _ADVICE: tuple[tuple[type[StartlistError] | tuple[type[StartlistError], ...], st
     ((ServerError, BadAnswer), "the fault is RunSignup's; what is stored stays; run the sync again in a while"),
 )
 
+_LOST = ("08", "53", "57")  # SQLSTATE classes: connection, resources, an operator's intervention
+
 
 def expected() -> tuple[type[BaseException], ...]:
     """What a command may fail with and a user can act on."""
@@ -71,6 +73,8 @@ def with_advice(error: BaseException | None, said: str) -> str:
     for kind, advice in _ADVICE:
         if isinstance(error, kind):
             return f"{said}; {advice}"
+    if isinstance(error, DatabaseError) and (error.sqlstate is None or error.sqlstate.startswith(_LOST)):
+        return f"{said}; what was stored before stays: run this again when the database answers"
     return said
 
 
