@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from cryptography.fernet import Fernet
 from psycopg import sql
 
 from startlist.sandbox import running
@@ -20,6 +20,8 @@ from startlist.sandbox.server import Sandbox
 from startlist.store.database import SCHEMA_REVISION
 from tests.conftest import Server
 from tests.support import Cli, Result
+
+OTHER_KEY = base64.urlsafe_b64encode(bytes(32)).decode()  # fixed: parameters name their tests in every process
 
 RACE, FIRST = 100_001, 700_001  # of the sandbox's small world, with twelve people in it
 NAMES = ("Turkey Trot", "Frostbite Five")  # of two more races
@@ -143,7 +145,7 @@ REGISTRATION, REGISTRATION_SECRET = "STARTLIST_API_REGISTRATION", "STARTLIST_API
         (REGISTRATION, "12.geheim", f"{REGISTRATION_SECRET}: set both or neither"),
         (REGISTRATION_SECRET, "geheim", f"{REGISTRATION} and"),
         ("STARTLIST_SECRET_KEY", "geheim", "a new one: openssl rand"),
-        ("STARTLIST_SECRET_KEY", Fernet.generate_key().decode(), "sealed with another key"),
+        ("STARTLIST_SECRET_KEY", OTHER_KEY, "sealed with another key"),
         ("STARTLIST_TIMEZONE", "Mars/Geheim", "America/New_York"),
         ("STARTLIST_CALLS_PER_HOUR", "geheim", "must be a whole number"),
         ("STARTLIST_CONCURRENT_CALLS", "0", "must be 1 or more"),
@@ -191,7 +193,7 @@ def test_settings_come_from_the_env_file_and_are_named_alike(unchanged: Cli) -> 
         (b"rubbish\n", 0o600, "does not hold a Fernet key: bring back your copy"),
         (b"", 0o600, "does not hold a Fernet key: bring back your copy"),
         (b"\xff\xfe\x00", 0o600, "does not hold a Fernet key: bring back your copy"),
-        (Fernet.generate_key(), 0o600, "sealed with another key"),
+        (OTHER_KEY.encode(), 0o600, "sealed with another key"),
         (None, 0o644, "other users can read the key file"),
         (None, 0, "their key is not here: bring back the key file"),
     ],
