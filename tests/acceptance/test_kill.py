@@ -90,31 +90,53 @@ def live(at: Scene, chance: random.Random, bibs: Iterator[int]) -> None:
     at.control.clock(advance=chance.randint(61, 200))
 
 
+def caught_up(at: Scene, *options: object) -> None:
+    """The pass goes on to its end, and the next one brings what happened meanwhile."""
+    at.sync(*options)
+    assert at.repeated() <= UNDER_WAY
+    at.sync()
+    at.repeated()
+    assert at.differences() == []
+    at.asked.clear()  # whatever follows is a new pass
+
+
 def test_passes_killed_while_the_world_goes_on(database: Database, cli: Cli) -> None:
     chance = random.Random(11)
-    moments: list[Moment] = [
+    incremental: list[Moment] = [
         ("runsignup_changes", 1),
-        ("runsignup_participants", 130),
-        ({"endpoint": "removed_participants"}, 0),
+        ({"endpoint": "participants"}, 1),
+        ({"endpoint": "participants"}, 1),
         ("runsignup_bib_changes", 77),
-        ("runsignup_participants", 500),
-        ("sync_history", 6),
-        ("runsignup_changes", 40),
-        ({"endpoint": "participants"}, 2),
-        *((chance.choice(HELD_TABLES), chance.randint(1, 40)) for _ in range(6)),
+        ({"endpoint": "removed_participants"}, 0),
     ]
+    full: list[Moment] = [
+        ({"endpoint": "participants"}, 2),
+        ("sync_cursors", 2),
+        ({"endpoint": "participants"}, 1),
+        ("runsignup_participants", 70),
+        ({"endpoint": "removed_participants"}, 1),
+    ]
+    anywhere: list[Moment] = [(chance.choice(HELD_TABLES), chance.randint(1, 9)) for _ in range(5)]
+    # A full pass that is due for its age goes on from its checkpoint; a forced one would begin anew.
+    due = ("--incremental-days", 0)
     with scene(database, cli, registrations=3_000) as at:
         at.sync()
         bibs = count(10_001)
-        for number, moment in enumerate(moments):
+        for _ in range(5):
             live(at, chance, bibs)
-            if number % 4 in (3, 0):
-                at.asked.clear()  # a forced pass starts anew, and so does an ordinary one after it
-            kill_at(at, moment, *(["--force-full-sync"] if number % 4 == 3 else []))
-        live(at, chance, bibs)
-        at.sync()
-        at.sync()
-        assert at.differences() == []
+        for moment in incremental:
+            assert kill_at(at, moment), moment
+            live(at, chance, bibs)
+        caught_up(at)
+        for moment in full:
+            assert kill_at(at, moment, *due), moment
+            live(at, chance, bibs)
+        caught_up(at, *due)
+        for moment in anywhere:
+            live(at, chance, bibs)
+            if not kill_at(at, moment, *due):
+                at.asked.clear()
+        caught_up(at)
         # Nothing was written twice, and nothing was lost that only the logs tell of.
         twice = "select registration_id, new_bib from runsignup_bib_changes group by 1, 2, kind having count(*) > 1"
         assert at.conn.execute(twice + " and kind = 'assigned'").fetchall() == []

@@ -362,10 +362,10 @@ class Life(RuleBasedStateMachine):
         assert done.status == "completed", done.failed_syncs()
 
     @rule(
-        pick=PICK, skip=st.integers(0, 4), full=st.booleans(), when=st.sampled_from(("before", "then")),
+        pick=PICK, skip=st.integers(0, 4), full=st.booleans(), when=st.sampled_from(("before", "then")), later=LATER,
         what=st.sampled_from(("edit", "refund", "register", "transfer", "restore", "vanish")),
     )  # fmt: skip
-    def sync_while_rows_shift(self, pick: int, skip: int, full: bool, when: str, what: str) -> None:
+    def sync_while_rows_shift(self, pick: int, skip: int, full: bool, when: str, what: str, later: int) -> None:
         """A change right before or after some call: rows move between pages, or between the lists."""
         active, events = self.rows("active"), self.events()
         removed = [key for key in self.rows("removed") if key[1] not in {k for _, k in active} | self.vanished]
@@ -380,7 +380,7 @@ class Life(RuleBasedStateMachine):
             change |= {"to_event_id": events[-1]}
         elif what == "edit":
             change |= {"bib_num": self.next_bib()}
-        self.control.fault(when, skip=skip, changes=[change])
+        self.control.fault(when, skip=skip, changes=[change, {"name": "clock", "advance": later}])
         self.run(force_full=full, shifting=(registration_id, what))
 
     def run(
