@@ -269,7 +269,7 @@ class App:
             await _start(send, response.status, response.content_type, len(response.body), response.headers)
             await send({"type": "http.response.body", "body": response.body[: response.keep], "more_body": True})
             transport.close()
-        else:
+        elif not transport.is_closing():  # else the caller has hung up already
             connection: socket.socket = transport.get_extra_info("socket")
             # No lingering: the caller sees "connection reset", not an orderly end.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
