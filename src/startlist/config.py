@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -162,6 +164,18 @@ def load() -> Settings:
         raise ConfigurationError(f"the file {_ENV_FILE} in {Path.cwd()} is not a text file in UTF-8") from None
     except OSError as error:
         raise ConfigurationError(f"the file {_ENV_FILE} in {Path.cwd()} cannot be read: {error.strerror}") from None
+
+
+def unknown() -> list[str]:
+    """What the environment or `.env` names as ours and is no setting: most likely a setting spelt wrong."""
+    known = ["STARTLIST_" + name.upper() for name in Settings.model_fields]
+    given = {name.upper() for name in (*os.environ, *dotenv_values(_ENV_FILE))}
+    said = []
+    for name in sorted(given - set(known)):
+        if name.startswith("STARTLIST_") and not name.startswith("STARTLIST_TEST_"):
+            alike = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            said.append(f"{name} is no setting" + (f"; is {alike[0]} meant?" if alike else ""))
+    return said
 
 
 def _plainly(kind: str, limits: Mapping[str, Any], said: str) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pty
 import re
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from startlist.sandbox import running
 from startlist.sandbox.server import Sandbox
 from startlist.store.database import SCHEMA_REVISION
 from tests.conftest import Server
-from tests.support import Cli, Result
+from tests.support import COMMAND, Cli, Result
 
 OTHER_KEY = base64.urlsafe_b64encode(bytes(32)).decode()  # fixed: parameters name their tests in every process
 
@@ -182,6 +186,32 @@ def test_settings_come_from_the_env_file_and_are_named_alike(unchanged: Cli) -> 
         refused(unchanged("races"), ".env", "UTF-8")
     finally:
         file.unlink()
+
+
+def test_a_setting_that_is_spelt_wrong_is_told(ready: Cli) -> None:
+    done = ready("partner", "list", "--json", env={"STARTLIST_DATABASE": "postgresql://anna:geheim@127.0.0.1/x"})
+    assert (done.code, len(done.json)) == (0, 2)
+    assert done.stderr == "startlist: STARTLIST_DATABASE is no setting; is STARTLIST_DATABASE_URL meant?\n"
+
+
+def test_ctrl_c_at_a_question_changes_nothing(unchanged: Cli) -> None:
+    for words in (["partner", "add", "Acme", "--api-key", "k"], ["partner", "remove", "1"]):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [COMMAND, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | unchanged.env,
+            cwd=unchanged.cwd,
+        )  # fmt: skip
+        os.close(theirs)
+        screen = b""
+        with suppress(OSError):  # the terminal's other end is closed
+            while data := os.read(ours, 4096):
+                screen += data
+                if screen.endswith(b": "):
+                    process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        os.close(ours)
+        assert b"Nothing was changed." in screen
+        assert b"Traceback" not in screen
 
 
 # -- the key file ------------------------------------------------------------------------------------------------------

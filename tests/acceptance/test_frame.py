@@ -114,6 +114,16 @@ def child(body: str, *signals: signal.Signals) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess([], process.returncode, said + out, err)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_where_a_scheduler_closed_its_streams(cli: Cli, database_url: str, closed: str) -> None:
+    command = f"exec {shlex.quote(str(COMMAND))} partner list {closed}"
+    env = {"PATH": os.environ["PATH"]} | cli.env | {"STARTLIST_LOG_FILE": str(cli.cwd / "sync.log")}
+    done = subprocess.run(["/bin/sh", "-c", command], env=env, cwd=cli.cwd, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr + (cli.cwd / "sync.log").read_text()
+    assert ("No timing partner yet" in done.stderr) is ("2>" not in closed)
+
+
 TIDY = "try:\n    print('ready')\n    await asyncio.sleep(60)\nfinally:\n    print('tidied')"
 
 

@@ -115,6 +115,16 @@ def test_a_home_in_the_env_file_may_begin_with_a_tilde(tmp_path: Path, monkeypat
     assert (settings.home, settings.log_file) == (tmp_path / "races", tmp_path / "sync.log")
 
 
+def test_a_setting_that_is_spelt_wrong_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.unknown() == []
+    monkeypatch.setenv("STARTLIST_DATABSE_URL", "postgresql://anna:geheim@localhost/x")
+    (tmp_path / ".env").write_text("STARTLIST_NONSENSE=geheim\nOTHER=1\nSTARTLIST_TIMEZONE=UTC\n")
+    assert config.unknown() == [
+        "STARTLIST_DATABSE_URL is no setting; is STARTLIST_DATABASE_URL meant?",
+        "STARTLIST_NONSENSE is no setting",
+    ]
+
+
 def test_an_env_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"STARTLIST_API_SECRET=geh\xffeim\n")
     with pytest.raises(ConfigurationError, match=r"the file \.env in .* is not a text file") as raised:

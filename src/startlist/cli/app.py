@@ -92,6 +92,7 @@ def _told(command: Callable[..., Any] | None) -> str:
 
 def main() -> NoReturn:
     """Run the command that `sys.argv` names; ends the process with the exit status of the contract."""
+    _open_streams()
     from startlist.cli import faults
 
     sys.excepthook = faults.hook
@@ -112,6 +113,8 @@ def begin() -> Settings:
 
     settings = config.load()
     logs.configure(settings)
+    for problem in config.unknown():
+        print(f"startlist: {problem}", file=sys.stderr)  # noqa: T201  # whatever the level of the log
     return settings
 
 
@@ -151,6 +154,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if received:
         raise typer.Exit(128 + received[0])
     return result
+
+
+def _open_streams() -> None:
+    """Put the null device where a scheduler closed stdin, stdout or stderr, before a file or socket takes its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _report(error: BaseException) -> int:

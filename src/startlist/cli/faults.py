@@ -73,7 +73,7 @@ def with_advice(error: BaseException | None, said: str) -> str:
     for kind, advice in _ADVICE:
         if isinstance(error, kind):
             return f"{said}; {advice}"
-    if isinstance(error, DatabaseError) and (error.sqlstate is None or error.sqlstate.startswith(_LOST)):
+    if isinstance(error, DatabaseError) and (error.sqlstate or "").startswith(_LOST):
         return f"{said}; what was stored before stays: run this again when the database answers"
     return said
 

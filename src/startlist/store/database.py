@@ -180,9 +180,13 @@ def translated() -> Iterator[None]:
         raise _translate(error) from None
 
 
+_LOST = "08006"  # PostgreSQL's own state for a connection that failed, which psycopg leaves out
+
+
 def _translate(error: psycopg.Error) -> DatabaseError:
     if error.sqlstate is None:
-        return DatabaseError(f"the connection to the database failed: {_reason(error)}")
+        lost = isinstance(error, psycopg.OperationalError)
+        return DatabaseError(f"the connection to the database failed: {_reason(error)}", _LOST if lost else None)
     said = error.diag.message_primary or type(error).__name__
     if error.sqlstate.startswith("22"):  # a value that does not fit, which the message quotes
         said = re.sub(r'".*"', '"..."', said, flags=re.DOTALL)
