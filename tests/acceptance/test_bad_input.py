@@ -423,6 +423,30 @@ def test_a_wrong_key_stores_nothing_of_the_public_list(
     assert sandbox.control.counts()["calls"] == 0, "it is tried again once an hour"
 
 
+def test_a_damaged_secret_fails_its_partner_only(sync: Cli, database_url: str, sandbox: Sandbox) -> None:
+    know(database_url, sandbox, "Peak Timing")
+    know(database_url, sandbox, "Valley Timing")
+    assert sync("sync", "--quiet").code == 0
+    execute(
+        database_url, "update partner_provider_credentials set secret = 'fernet:gone' where credential_type = 'legacy'"
+    )
+    checked = sync("partner", "check")
+    assert checked.code == 1
+    assert "its stored secret is damaged" in checked.stdout
+    result = sync("sync", "--json")
+    assert result.code == 1
+    assert [partner["races_synced"] for partner in result.json["partners"]] == [0, 1]
+    (line,) = lines(result)
+    assert "Peak Timing" in line
+    assert "its stored secret is damaged and cannot be opened; give it the right secret: startlist partner" in line
+    looked = sync("bibs", "lookup", RACE, 17, "--timing-partner", 1)
+    assert looked.code == 1
+    assert "damaged" in looked.stderr
+    (key, *_) = sandbox.control.partners()
+    assert sync("partner", "rotate", 1, env={"STARTLIST_API_SECRET": key["secret"]}).code == 0
+    assert sync("sync", "--quiet").code == 0
+
+
 def test_a_secret_that_no_header_can_hold_fails_its_partner_only(
     sync: Cli, database_url: str, sandbox: Sandbox
 ) -> None:

@@ -64,7 +64,7 @@ def test_the_secret_comes_from_a_file_first(cli: Cli, database: Database, tmp_pa
         assert "one\n" not in failed.stderr
 
 
-def opened(cli: Cli, home: Path) -> list[str]:
+def opened(cli: Cli, home: Path) -> list[str | None]:
     """The secrets as the program reads them."""
     import asyncio
 
@@ -78,7 +78,7 @@ def opened(cli: Cli, home: Path) -> list[str]:
         _env_file=None, home=home, database_url=SecretStr(cli.env["STARTLIST_DATABASE_URL"])
     )
 
-    async def read() -> list[str]:
+    async def read() -> list[str | None]:
         database = await Database.open(settings)
         async with await database.connect() as conn:
             ring = await open_key_ring(conn, settings)

@@ -58,7 +58,7 @@ async def pass_time(conn: Connection, seconds: float) -> None:
 
 
 def client_of(sandbox: Sandbox, credential: Credential, gate: BudgetGate) -> RunSignup:
-    own = runsignup.Credential(credential.principal, credential.secret)
+    own = runsignup.Credential(credential.principal, credential.secret or "")
     return RunSignup(own, url=sandbox.url, gate=gate, retries=runsignup.Retries(wait_initial=0, wait_jitter=0))
 
 

@@ -19,13 +19,16 @@ from startlist.store.sealing import SEALED, KeyRing, hold_key
 
 @dataclass(frozen=True)
 class Credential:
-    """One API key of a timing partner, opened; `calls_per_hour` is what holds for it after all settings."""
+    """One API key of a timing partner, opened; `calls_per_hour` is what holds for it after all settings.
+
+    `secret` is None where what is stored is damaged: that fails this key alone.
+    """
 
     credential_id: int
     timing_partner_id: int
     company_name: str
     principal: str
-    secret: str = field(repr=False)
+    secret: str | None = field(repr=False)
     credential_type: str
     calls_per_hour: int
     verified_at: datetime | None
@@ -128,13 +131,7 @@ async def credentials(
     found = []
     for row in rows:
         ring.use(row.pop("fingerprint"))
-        try:
-            row["secret"] = ring.open(row["secret"])
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"API key {row['principal']}: {error}; give its secret anew:"
-                f" startlist partner rotate {row['timing_partner_id']}"
-            ) from None
+        row["secret"] = ring.open(row["secret"]) if ring.opens(row["secret"]) else None
         found.append(Credential(**row))
     return found
 

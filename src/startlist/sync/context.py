@@ -95,7 +95,8 @@ class Context:
                 settings.api_registration.get_secret_value(), settings.api_registration_secret.get_secret_value()
             )
         return RunSignup(
-            runsignup.Credential(credential.principal, credential.secret, credential.credential_type),
+            # Without a secret the gate lets nothing through.
+            runsignup.Credential(credential.principal, credential.secret or "", credential.credential_type),
             url=settings.api_url,
             registration=registration,
             gate=gate,

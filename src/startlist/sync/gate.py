@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from startlist.errors import BudgetSpent, DatabaseError
+from startlist.errors import BudgetSpent, CredentialRefused, DatabaseError
 from startlist.runsignup import Attempt
 from startlist.store import budget
 from startlist.store.budget import Reservation, Wait
@@ -47,7 +47,13 @@ class BudgetGate:
 
     @asynccontextmanager
     async def attempt(self, endpoint: str, race_id: int | None) -> AsyncIterator[Attempt]:
-        """One attempt at a call. Raises `BudgetSpent` when it would have to wait for more than five seconds."""
+        """One attempt at a call.
+
+        Raises `BudgetSpent` when it would have to wait for more than five seconds, `CredentialRefused` when there is
+        no secret to call with.
+        """
+        if self._credential.secret is None:
+            raise CredentialRefused("its stored secret is damaged and cannot be opened")
         lane, reservation = await self._enter(endpoint, race_id)
         attempt = Attempt()
         try:
