@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -93,6 +94,7 @@ def _told(command: Callable[..., Any] | None) -> str:
 def main() -> NoReturn:
     """Run the command that `sys.argv` names; ends the process with the exit status of the contract."""
     _open_streams()
+    gc.set_threshold(10_000)  # imports and pages leave no cycles behind; looking for them is a tenth of a start
     from startlist.cli import faults
 
     sys.excepthook = faults.hook
