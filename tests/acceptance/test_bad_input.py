@@ -249,6 +249,13 @@ def test_a_key_file_that_does_not_fit_is_named(unchanged: Cli, content: bytes | 
         file.chmod(0o600)
 
 
+def test_status_says_whose_a_shared_race_is(unchanged: Cli) -> None:
+    shown = unchanged("status").stdout
+    for whose in ("Sandbox 5K & 10K (Peak Timing)", "Sandbox 5K & 10K (Valley Timing)"):
+        assert whose in shown
+    assert "Turkey Trot (Peak Timing)" not in shown
+
+
 # -- options and arguments ---------------------------------------------------------------------------------------------
 
 

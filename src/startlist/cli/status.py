@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -201,7 +202,8 @@ def _print(found: Status, judged: list[_Judged], general: list[str], settings: S
     if judged:
         say("\nRaces")
         headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "pass"]
-        table(headings, [_line(one, now) for one in judged], zone=zone)
+        times = Counter(one.race.race_id for one in judged)
+        table(headings, [_line(one, now, whose=times[one.race.race_id] > 1) for one in judged], zone=zone)
 
 
 def _title(race: RaceState) -> str:
@@ -211,15 +213,17 @@ def _title(race: RaceState) -> str:
     return f"{words.named(race.name, race.race_id)} ({', '.join(told)})"
 
 
-def _line(one: _Judged, now: datetime) -> list[object]:
+def _line(one: _Judged, now: datetime, *, whose: bool) -> list[object]:
+    """A race's line; `whose`: with its partner, because another partner has the same race."""
     race = one.race
+    name = words.named(race.name, race.race_id)
     behind = None if race.complete_as_of is None else words.span(max(now - race.complete_as_of, timedelta()))
     complete = None
     if race.complete_as_of is not None:
         complete = f"{words.local(race.complete_as_of, race.timezone):%Y-%m-%d %H:%M:%S %Z}"
     return [
         race.race_id,
-        words.named(race.name, race.race_id),
+        f"{name} ({race.company_name})" if whose else name,
         words.start(race.start_time, race.timezone),
         complete or "never",
         behind,
