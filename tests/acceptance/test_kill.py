@@ -53,6 +53,8 @@ def kill_at(at: Scene, moment: Moment, *options: object) -> bool:
     return came
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_first_full_pass_killed_at_every_kind_of_moment(database: Database, cli: Cli) -> None:
     with scene(database, cli, registrations=3_600) as at:
         for moment in FIRST_FULL:
@@ -100,6 +102,8 @@ def caught_up(at: Scene, *options: object) -> None:
     at.asked.clear()  # whatever follows is a new pass
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_passes_killed_while_the_world_goes_on(database: Database, cli: Cli) -> None:
     chance = random.Random(11)
     incremental: list[Moment] = [
@@ -119,7 +123,7 @@ def test_passes_killed_while_the_world_goes_on(database: Database, cli: Cli) -> 
     anywhere: list[Moment] = [(chance.choice(HELD_TABLES), chance.randint(1, 9)) for _ in range(5)]
     # A full pass that is due for its age goes on from its checkpoint; a forced one would begin anew.
     due = ("--incremental-days", 0)
-    with scene(database, cli, registrations=3_000) as at:
+    with scene(database, cli, registrations=2_100) as at:
         at.sync()
         bibs = count(10_001)
         for _ in range(5):

@@ -88,6 +88,7 @@ def lose(at: Scene, connection: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_server_is_lost(home: Path, cli: Cli) -> None:
     assert cli("init").code == 0
     database = Database(local.start(home), "startlist", embedded=True)

@@ -410,6 +410,8 @@ class Life(RuleBasedStateMachine):
                 suspected = race.race_id in suspicious and not options.get("accept_missing")
                 assert race.outcome.status == ("partial" if suspected else "completed"), race.outcome.notes
                 assert suspected or not self.quarantined(race.race_id)
+            if race.outcome.status != "failed":
+                assert race.outcome.event_ids == self.control.truth(race.race_id)["events"].keys()
             self.judge(race.race_id, race.outcome, began, unknown=hit and (deceived or spoiled))
         self.check_nothing_false(before, deceived=deceived and hit)
         uncertain = self.silent.keys() | self.loud.keys()
@@ -565,6 +567,8 @@ def bib_kind(old: str | None, new: str | None) -> str:
     return "assigned" if old is None else "cleared" if new is None else "changed"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_random_lives(database: Database, make_settings: MakeSettings) -> None:
     with psycopg.connect(autocommit=True, **database.parameters("test")) as conn, stamina.set_testing(True, attempts=3):
         Life.bench = Bench(database, make_settings, conn)
