@@ -107,9 +107,9 @@ def test_two_processes_share_one_budget(database: Database, cli: Cli) -> None:
             until_spent(at, budget, children)
             for child in children:
                 child.terminate()
-            errors = [child.communicate(timeout=20)[1] for child in children]
+            for child in children:
+                child.communicate(timeout=20)
             assert {child.returncode for child in children} <= {0, 143}
-            assert any("waiting" in error for error in errors)
             counts = at.control.counts()
             assert counts["calls"] <= budget
             assert counts["by_error"] == {}
