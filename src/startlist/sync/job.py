@@ -55,6 +55,7 @@ class Outcome:
     reason: str
     event_ids: frozenset[int]
     figures: Figures
+    participants: int = 0  # active registrations stored for its events, once it is complete
     seconds: float = 0.0
     wait: float = 0.0  # seconds until `until`, by the database's clock
     until: datetime | None = None

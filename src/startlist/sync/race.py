@@ -292,6 +292,7 @@ class _Pass:
             else:
                 await cursors.clear_checkpoint(self.conn, *key)
             outcome = await self._close("partial" if partial else "completed", self.decision.reason)
+            outcome.participants = await races.counted_rows(self.conn, key[0], outcome.event_ids)
             await self.ledger.write_changes(changes)
         return outcome
 

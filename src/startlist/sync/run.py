@@ -49,24 +49,12 @@ async def run(context: Context, *, only_first_partner: bool = False, trigger: st
         summary.error = await _together([_sync_partner(context, own, summary) for own in _by_partner(credentials)])
         if context.options.race_id is not None and not any(p.races or p.errors for p in summary.partners):
             summary.error = summary.error or _nobodys(context.options.race_id)
-        if summary.error is None:
-            await _count(context, summary)
     except BaseException as error:
         await _close(context, "interrupted" if isinstance(error, asyncio.CancelledError) else "failed", None)
         raise
     summary.finished_at = context.now()
     await _close(context, summary.status, summary.error)
     return summary
-
-
-async def _count(context: Context, summary: Summary) -> None:
-    try:
-        async with context.admin() as conn:
-            for partner in summary.partners:
-                events = {event_id for race in partner.synced for event_id in race.outcome.event_ids}
-                summary.total_participants += await races.counted_rows(conn, partner.timing_partner_id, events)
-    except DatabaseError as error:
-        summary.error = error
 
 
 async def dry_run(context: Context, *, only_first_partner: bool = False) -> tuple[list[PlannedPass], list[str]]:

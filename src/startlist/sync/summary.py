@@ -98,13 +98,17 @@ class Summary:
     started_at: datetime
     partners: list[PartnerSummary]
     finished_at: datetime | None = None
-    total_participants: int = 0
     error: StartlistError | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
         """All races' outcomes."""
         return [race.outcome for partner in self.partners for race in partner.races]
+
+    @property
+    def total_participants(self) -> int:
+        """Active registrations stored for the events of all races that were synced."""
+        return sum(race.outcome.participants for partner in self.partners for race in partner.synced)
 
     @property
     def status(self) -> str:
