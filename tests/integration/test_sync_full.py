@@ -233,6 +233,20 @@ async def test_a_race_that_nobody_knows_is_a_wrong_option(rig: Rig) -> None:
     assert "race 4711 is in no partner's list" in str(done.error)
 
 
+async def test_a_named_race_whose_events_are_all_gone_is_known_and_has_nothing_to_read(rig: Rig) -> None:
+    await rig.sync()
+    for event_id in (FIRST, SECOND):
+        rig.control.remove_event(event_id, silent=True)
+    await rig.sync()
+    done = await rig.sync(race_id=RACE)
+    assert (done.status, done.error) == ("completed", None)
+    assert done.partners[0].races[0].outcome.event_ids == frozenset()
+    assert rig.endpoints() == {"races": 1}
+    plan, errors = await rig.plan(race_id=RACE)
+    assert [(one.race_id, one.event_ids, one.calls) for one in plan] == [(RACE, [], 0)]
+    assert errors == []
+
+
 async def test_rule_3_an_event_without_a_readable_start_counts_while_it_is_listed(rig: Rig) -> None:
     rig.control.edit_event(SECOND, start_time="to be announced")
     rig.control.register(SECOND, 2)

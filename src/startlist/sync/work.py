@@ -141,8 +141,8 @@ class CredentialWork:
             known, listed = stored.get(race_id), self.listed.get(race_id)
             wanted = wanted_events(known, [listed] if listed else [], options, now)
             record = needs_record(known, listed, wanted.next_start, now)
-            if not wanted.event_ids and record is None:
-                continue
+            if not wanted.event_ids and record is None and options.race_id is None:
+                continue  # a race that the user named is answered for, even if it has no event any more
             name = listed.name if listed else known.name if known else None
             job = Job(*self.key, race_id, listed, options)
             self.planned.append(Planned(job, name, known is not None, wanted, record))
