@@ -48,7 +48,19 @@ class Result:
         return self.figures.peak_rss / 1e6
 
 
-_COLUMNS = ("run", "seconds", "rows", "rows/s", "CPU s Python", "PostgreSQL", "sandbox", "WAL MB", "calls", "peak MB")
+_COLUMNS = (
+    "run",
+    "seconds",
+    "rows",
+    "rows/s",
+    "CPU s Python",
+    "PostgreSQL",
+    "sandbox",
+    "WAL MB",
+    "calls",
+    "peak MB",
+    "load",
+)
 
 
 def facts(found: dict[str, str]) -> list[str]:
@@ -152,6 +164,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         f"{figures.wal / 1e6:.1f}",
         f"{result.calls:,}",
         f"{result.megabytes:.0f}",
+        f"{figures.load:.1f}",
     )
 
 

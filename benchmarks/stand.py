@@ -32,6 +32,7 @@ class Figures:
     postgres_cpu: float | None
     sandbox_cpu: float | None
     wal: int
+    load: float  # the machine's, over the last minute: well above 2 where others were at work as well
     output: Any  # the JSON that it printed
 
 
@@ -123,6 +124,7 @@ class Stand:
             postgres_cpu=_difference(before[0], after[0]),
             sandbox_cpu=_difference(before[1], after[1]),
             wal=wal,
+            load=os.getloadavg()[0],
             output=printed,
         )
 
