@@ -21,7 +21,8 @@ from startlist.sandbox.server import Sandbox
 from startlist.store import partners
 from startlist.store.database import Connection, Database
 from startlist.store.sealing import open_key_ring
-from startlist.sync.context import Context, utc_now
+from startlist.sync.context import Context
+from startlist.sync.gate import utc_now
 from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
 from startlist.sync.run import PlannedPass, dry_run, run
@@ -129,8 +130,8 @@ class Rig:
     ) -> Summary:
         """One run, as `startlist sync` makes it, checked against the sandbox's log."""
         self.control.reset_log()
-        async with self.context(now=now, sleep=sleep, progress=progress, **options) as context:
-            done = await run(context, only_first_partner=only_first_partner)
+        async with self.context(now=now, sleep=sleep, progress=progress) as context:
+            done = await run(context, Options(**options), only_first_partner=only_first_partner)
         self.calls = self.control.log()
         assert done.to_json()["api_calls"] == len(self.calls)
         await self.check()
@@ -139,8 +140,8 @@ class Rig:
     async def plan(self, **options: Any) -> tuple[list[PlannedPass], list[str]]:
         """What `sync --dry-run` prints."""
         self.control.reset_log()
-        async with self.context(**options) as context:
-            found = await dry_run(context)
+        async with self.context() as context:
+            found = await dry_run(context, Options(**options))
         self.calls = self.control.log()
         return found
 
@@ -150,11 +151,9 @@ class Rig:
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = nobody_waits,
         progress: Progress | None = None,
-        **options: Any,
     ) -> Context:
-        """Of a run with these options."""
-        progress = progress or Progress()
-        return Context(self.database, self.settings, Options(**options), progress=progress, now=now, sleep=sleep)
+        """Of a run."""
+        return Context(self.database, self.settings, progress=progress or Progress(), now=now, sleep=sleep)
 
     async def check(self) -> None:
         """What holds after any sync."""

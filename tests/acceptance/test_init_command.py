@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from startlist.store import local
+from startlist.store.database import SCHEMA_REVISION
 from tests.support import Cli
 
 
@@ -29,7 +30,7 @@ def test_init_json_names_the_place(cli: Cli, database_url: str) -> None:
     assert answer["home"] is None
     assert answer["schema"] == "startlist"
     assert answer["database"] in database_url
-    assert answer["previous_revision"] == answer["revision"] == "0001"
+    assert answer["previous_revision"] == answer["revision"] == SCHEMA_REVISION
     assert int(answer["server_version"].split(".")[0]) >= 13
 
 

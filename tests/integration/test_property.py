@@ -445,9 +445,9 @@ class Life(RuleBasedStateMachine):
     async def _sync(self, options: Options) -> Summary:
         progress = Progress()
         async with Context(
-            self.bench.database, self.settings, options, progress=progress, now=self.now, sleep=self.bench.sleep
+            self.bench.database, self.settings, progress=progress, now=self.now, sleep=self.bench.sleep
         ) as context:
-            return await run(context)
+            return await run(context, options)
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.control.clock(), UTC)

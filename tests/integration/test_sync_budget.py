@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from startlist.store import cursors
+from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
 from startlist.sync.run import run
 from tests.support import MakeSettings
@@ -157,13 +158,13 @@ async def test_rule_8_what_goes_on_later_knows_the_database_only(rig: Rig, make_
         rig.control.register(FIRST, 2)
         rig.settings = make_settings(api_url=rig.sandbox.url)
         async with rig.context() as context:
-            assert (await run(context)).exit_status == 0
+            assert (await run(context, Options())).exit_status == 0
         await rig.pass_time(2 * HOUR)
         assert (await rig.cursor())["checkpoint"] is None
 
     rig.control.reset_log()
     async with rig.context(sleep=sleep) as context:
-        done = await run(context)
+        done = await run(context, Options())
     assert done.exit_status == 0
     assert [(kind, status) for kind, status, _ in await rig.passes()] == [
         ("full", "partial"), ("full", "completed"), ("incremental", "completed")
@@ -334,7 +335,7 @@ async def test_two_runs_at_once(rig: Rig) -> None:
     rig.control.settings(latency_ms=3)
     races = await more_races(rig, 5)
     async with rig.context() as one, rig.context() as two:
-        first, second = await asyncio.gather(run(one), run(two))
+        first, second = await asyncio.gather(run(one, Options()), run(two, Options()))
     assert {first.exit_status, second.exit_status} <= {0, 3}
     for race in (RACE, *races):
         await rig.assert_truth(race)
@@ -372,7 +373,7 @@ async def test_cancelled_runs_end_cleanly_and_are_gone_on_with(rig: Rig) -> None
                 running.cancel()
 
     async with rig.context(progress=Cancel()) as context:
-        running = asyncio.create_task(run(context))
+        running = asyncio.create_task(run(context, Options()))
         with pytest.raises(asyncio.CancelledError):
             await running
     last = await rig.last_pass()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from startlist.store.database import Database
+from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
 from startlist.sync.run import run
 from tests.support import MakeSettings, terminate
@@ -519,7 +520,7 @@ async def test_a_database_lost_in_mid_pass(rig: Rig, after: int) -> None:
     await pages(rig)
     rig.control.reset_log()
     async with rig.context(progress=Breaking(rig, after)) as context:
-        done = await run(context)
+        done = await run(context, Options())
     assert done.exit_status == 1
     assert done.error is not None
     assert await rig.count("runsignup_participants") == 500 * after

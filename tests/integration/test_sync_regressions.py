@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from startlist.sync.context import utc_now
+from startlist.sync.gate import utc_now
 from startlist.sync.job import Outcome
+from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
 from startlist.sync.run import run
 from tests.support import MakeSettings
@@ -284,7 +285,7 @@ async def test_the_calls_of_an_interrupted_pass_are_in_its_row(rig: Rig) -> None
                 running.cancel()
 
     async with rig.context(progress=Cancel()) as context:
-        running = asyncio.create_task(run(context))
+        running = asyncio.create_task(run(context, Options()))
         with pytest.raises(asyncio.CancelledError):
             await running
     assert [call["endpoint"] for call in rig.control.log()] == ["races", "participants", "removed_participants"]

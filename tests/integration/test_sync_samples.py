@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from startlist.sync.plan import Options
 from startlist.sync.run import dry_run, run
 from startlist.sync.summary import Summary
 from tests.support import MakeSettings
@@ -89,15 +90,15 @@ async def recorded(rig: Rig, make_settings: MakeSettings) -> AsyncIterator[Recor
 
 async def sync(rig: Rig, **options: Any) -> Summary:
     """The recorded race is long over, so it is named."""
-    async with rig.context(race_id=1, timing_partner_id=1, **options) as context:
-        return await run(context)
+    async with rig.context() as context:
+        return await run(context, Options(race_id=1, timing_partner_id=1, **options))
 
 
 async def test_the_race_list_of_2018(rig: Rig, recorded: Recorded) -> None:
     body = sample("races.first5-of-50.live-2018.ether-races.json")
     recorded.answers["races"] = (200, body)
     async with rig.context() as context:
-        planned, errors = await dry_run(context)
+        planned, errors = await dry_run(context, Options())
     assert errors == []
     names = {race["race"]["race_id"]: race["race"]["name"] for race in json.loads(body)["races"]}
     assert {one.race_id: one.name for one in planned} == names

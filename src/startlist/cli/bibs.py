@@ -99,11 +99,10 @@ def lookup_(
         from startlist.store.database import Database
         from startlist.sync.context import Context
         from startlist.sync.lookup import lookup
-        from startlist.sync.plan import Options
         from startlist.sync.progress import Progress
 
         database = await Database.open(settings)
-        async with Context(database, settings, Options(race_id=race_id), progress=Progress()) as context:
+        async with Context(database, settings, progress=Progress()) as context:
             return await lookup(context, race_id, bib, timing_partner)
 
     found = run(work())

@@ -252,11 +252,11 @@ class _Demo:
 
     async def _synced(self) -> Summary:
         if not self.story.live:
-            async with Context(self.database, self.settings, Options(), progress=Progress()) as context:
-                return await run_sync(context)
+            async with Context(self.database, self.settings, progress=Progress()) as context:
+                return await run_sync(context, Options())
         with LiveProgress(output.zone_of(self.settings.timezone)) as progress:
-            async with Context(self.database, self.settings, Options(), progress=progress) as context:
-                return await run_sync(context)
+            async with Context(self.database, self.settings, progress=progress) as context:
+                return await run_sync(context, Options())
 
     def _live(self) -> Hour:
         """Let an hour pass in the local RunSignup, and say what happened in it."""

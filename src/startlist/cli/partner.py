@@ -172,13 +172,11 @@ def check(
         from startlist.store.database import Database
         from startlist.sync import check as checking
         from startlist.sync.context import Context
-        from startlist.sync.plan import Options
         from startlist.sync.progress import Progress
 
         database = await Database.open(settings)
-        options = Options(timing_partner_id=partner_id)
-        async with Context(database, settings, options, progress=Progress()) as context:
-            return await checking.check(context)
+        async with Context(database, settings, progress=Progress()) as context:
+            return await checking.check(context, partner_id)
 
     found = run(work())
     if json:

@@ -100,14 +100,14 @@ async def _sync(settings: Settings, options: Options, *, test: bool, live: bool)
 
     database = await Database.open(settings)
     if not live:
-        async with Context(database, settings, options, progress=Progress()) as context:
-            return await run_sync(context, only_first_partner=test)
+        async with Context(database, settings, progress=Progress()) as context:
+            return await run_sync(context, options, only_first_partner=test)
     from startlist.cli.live import LiveProgress
 
     logs.beside_progress(settings)
     with LiveProgress(zone_of(settings.timezone)) as progress:
-        async with Context(database, settings, options, progress=progress) as context:
-            return await run_sync(context, only_first_partner=test)
+        async with Context(database, settings, progress=progress) as context:
+            return await run_sync(context, options, only_first_partner=test)
 
 
 async def _plan(settings: Settings, options: Options, *, test: bool) -> tuple[list[PlannedPass], list[str]]:
@@ -117,8 +117,8 @@ async def _plan(settings: Settings, options: Options, *, test: bool) -> tuple[li
     from startlist.sync.run import dry_run
 
     database = await Database.open(settings)
-    async with Context(database, settings, options, progress=Progress(), dry_run=True) as context:
-        return await dry_run(context, only_first_partner=test)
+    async with Context(database, settings, progress=Progress(), dry_run=True) as context:
+        return await dry_run(context, options, only_first_partner=test)
 
 
 def print_summary(done: Summary) -> None:

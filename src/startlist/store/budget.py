@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from startlist.store.partners import Credential
 
 @dataclass(frozen=True)
 class Reservation:
-    """A call that may be made now; `calls_left` is what remains of the hour after it."""
+    """A call that may be made now; `calls_left` is what remains of the share of the hour after it."""
 
     call_id: int
     calls_left: int
@@ -30,18 +31,27 @@ class Wait:
 
 
 async def reserve(
-    conn: Connection, credential: Credential, *, endpoint: str, race_id: int | None, run_id: int | None, first: bool
+    conn: Connection,
+    credential: Credential,
+    *,
+    endpoint: str,
+    race_id: int | None,
+    run_id: int | None,
+    first: bool,
+    share: float = 1.0,
 ) -> Reservation | Wait:
-    """Reserve one call of the credential's rolling hour; the first of a pass wants two free calls, for both feeds.
+    """Reserve one call of the credential's rolling hour while all calls in it, of whatever class, are below a share.
 
-    Raises `CredentialRefused` when the credential was removed meanwhile.
+    The first of a pass wants two free calls, for both feeds. Raises `CredentialRefused` when the credential was
+    removed meanwhile.
     """
-    needed = min(2 if first else 1, credential.calls_per_hour)
+    limit = calls_of_share(credential.calls_per_hour, share)
+    needed = min(2 if first else 1, limit)
     query = """
         select reservation, calls_left, free_at, wait_seconds, paused
         from reserve_call(%s::bigint, %s::integer, %s::integer, %s::bigint, %s::text, %s::bigint)
     """
-    values = [credential.credential_id, credential.calls_per_hour, needed, run_id, endpoint, race_id]
+    values = [credential.credential_id, limit, needed, run_id, endpoint, race_id]
     with translated():
         row = await (await conn.execute(query, values)).fetchone()
     match row:
@@ -51,6 +61,11 @@ async def reserve(
             return Wait(until, seconds, paused, left)
         case _:
             raise CredentialRefused(f"credential {credential.credential_id} was removed meanwhile")
+
+
+def calls_of_share(calls_per_hour: int, share: float) -> int:
+    """How many calls of the hour a share is; one at least, so that nobody waits for ever."""
+    return max(1, math.floor(calls_per_hour * share + 1e-9))
 
 
 async def record(
@@ -128,15 +143,26 @@ async def pause_left(conn: Connection, credential_id: int) -> tuple[float, datet
     return max(row[0], 0.0), row[1]
 
 
-async def calls_left(conn: Connection, credential: Credential) -> int:
-    """How many calls the credential may still make in this hour, pauses aside."""
+async def calls_left(conn: Connection, credential: Credential, share: float = 1.0) -> int:
+    """How many calls of a share of the hour the credential may still make, pauses aside."""
     query = """
         select count(*) from api_calls
         where credential_id = %s and reserved_at > clock_timestamp() - interval '3605 seconds'
     """
     with translated():
         row = await (await conn.execute(query, [credential.credential_id])).fetchone()
-    return max(0, credential.calls_per_hour - (int(row[0]) if row else 0))
+    return max(0, calls_of_share(credential.calls_per_hour, share) - (int(row[0]) if row else 0))
+
+
+async def usual_seconds(conn: Connection) -> float | None:
+    """The median length of the newest thousand calls, in seconds; None when none was made."""
+    query = """
+        select percentile_cont(0.5) within group (order by ms) / 1000
+        from (select ms from api_calls where ms is not null order by call_id desc limit 1000) as newest
+    """
+    with translated():
+        row = await (await conn.execute(query)).fetchone()
+    return None if row is None or row[0] is None else float(row[0])
 
 
 async def last_call_at(conn: Connection, credential_id: int) -> datetime | None:

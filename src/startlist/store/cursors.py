@@ -29,6 +29,8 @@ class Cursor:
     suspicion: dict[str, Any] | None = None
 
 
+LONGEST_PAGE = 5.0  # seconds that a sync waits for a backfill's page; one takes a fraction of that
+
 LOAD = """
 select participants_watermark, removed_watermark, event_ids, last_full_at, last_incremental_at,
        (select max(finished_at) from sync_history as h
@@ -117,11 +119,19 @@ async def suspect(conn: Connection, timing_partner_id: int, race_id: int, suspic
 async def lock_race(
     database: Database, conn: Connection, timing_partner_id: int, race_id: int, *, wait_seconds: float = 0
 ) -> bool:
-    """Take the race's lock on the connection that will commit the pass's pages; False when another holds it."""
+    """Take the race's lock on the connection that will commit the pass's pages; False when another pass holds it.
+
+    A page of a backfill is waited for in any case.
+    """
     key = database.lock_key("race", timing_partner_id, race_id)
     if wait_seconds <= 0:
-        row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
-        return bool(row and row[0])
+        if await _try(conn, key):
+            return True
+        page = page_key(database, timing_partner_id, race_id)
+        if await _try(conn, page):
+            await unlock(conn, page)
+            return await _try(conn, key)  # a page may have ended between the two looks
+        wait_seconds = LONGEST_PAGE
     await conn.execute("select set_config('lock_timeout', %s, false)", [f"{int(wait_seconds * 1000)}ms"])
     try:
         await conn.execute("select pg_advisory_lock(%s)", [key])
@@ -131,6 +141,23 @@ async def lock_race(
         if not conn.closed:
             await conn.execute("reset lock_timeout")
     return True
+
+
+def page_key(database: Database, timing_partner_id: int, race_id: int) -> int:
+    """The advisory lock that says that whoever holds the race, or waits for it, wants it for one page only."""
+    return database.lock_key("page", timing_partner_id, race_id)
+
+
+async def _try(conn: Connection, key: int) -> bool:
+    row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
+    return bool(row and row[0])
+
+
+async def unlock(conn: Connection, key: int) -> None:
+    """Free one advisory lock; a lost connection has freed it already."""
+    if not conn.closed:
+        with suppress(psycopg.Error):
+            await conn.execute("select pg_advisory_unlock(%s)", [key])
 
 
 async def unlock_race(conn: Connection) -> None:

@@ -35,11 +35,11 @@ values (%s, %s, %s, %s, %s, %s, 'running', %s)
 returning sync_history_id
 """
 
-# Only the race's lock holder may call this: whoever held it before is gone.
+# Only who holds the race, for a sync or for a backfill, may call this: whoever held it before is gone.
 CLOSE_INTERRUPTED = """
 update sync_history
 set status = 'failed', finished_at = now(), error_message = 'interrupted'
-where timing_partner_id = %s and race_id = %s and status = 'running'
+where timing_partner_id = %s and race_id = %s and status = 'running' and (sync_type = 'backfill') = %s
 """
 
 FIGURES = """
@@ -96,9 +96,12 @@ async def close_run(conn: Connection, run_id: int | None, status: str, error_mes
     )
 
 
-async def close_interrupted(conn: Connection, timing_partner_id: int, race_id: int) -> int:
-    """Close what an earlier holder of the race's lock left running, and return how many rows that were."""
-    return (await conn.execute(CLOSE_INTERRUPTED, [timing_partner_id, race_id])).rowcount
+async def close_interrupted(conn: Connection, timing_partner_id: int, race_id: int, *, backfill: bool = False) -> int:
+    """Close what an earlier holder of the race left running, and return how many rows that were.
+
+    A sync and a backfill of one race take turns, so that neither closes the other's.
+    """
+    return (await conn.execute(CLOSE_INTERRUPTED, [timing_partner_id, race_id, backfill])).rowcount
 
 
 async def open_pass(

@@ -43,17 +43,16 @@ class Checked:
     result: str
 
 
-async def check(context: Context) -> list[Checked]:
-    """Check the credentials that the context's options select.
+async def check(context: Context, timing_partner_id: int | None) -> list[Checked]:
+    """Check the credentials of one timing partner, or of all.
 
     Raises `ConfigurationError` when there are none, `CallerRefused` when no call can succeed.
     """
-    wanted = context.options.timing_partner_id
     async with context.admin() as conn:
-        if not await partners.states(conn, context.settings, timing_partner_id=wanted):
+        if not await partners.states(conn, context.settings, timing_partner_id=timing_partner_id):
             raise ConfigurationError("there is no timing partner yet: startlist partner add NAME --api-key K")
         ring = await open_key_ring(conn, context.settings)
-        found = await partners.credentials(conn, ring, context.settings, timing_partner_id=wanted)
+        found = await partners.credentials(conn, ring, context.settings, timing_partner_id=timing_partner_id)
     if not found:
         raise ConfigurationError("there is no API key to check: startlist partner add NAME --api-key K [--id ID]")
     async with asyncio.TaskGroup() as group:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
 from typing import Self
 
 import httpx2
@@ -14,20 +14,16 @@ import structlog
 
 from startlist import runsignup
 from startlist.config import Settings
+from startlist.errors import DatabaseError, StartlistError
 from startlist.runsignup import CallerRegistration, RunSignup
+from startlist.store import history
 from startlist.store.database import Connection, Database, translated
 from startlist.store.lanes import Lanes
 from startlist.store.partners import Credential
-from startlist.sync.gate import BudgetGate
-from startlist.sync.plan import Options
+from startlist.sync.gate import BudgetGate, Hours, utc_now
 from startlist.sync.progress import Progress
 
 log = structlog.get_logger()
-
-
-def utc_now() -> datetime:
-    """The present instant."""
-    return datetime.now(UTC)
 
 
 class Context:
@@ -37,7 +33,6 @@ class Context:
         self,
         database: Database,
         settings: Settings,
-        options: Options,
         *,
         progress: Progress,
         dry_run: bool = False,
@@ -46,7 +41,6 @@ class Context:
     ) -> None:
         self.database = database
         self.settings = settings
-        self.options = options
         self.progress = progress
         self.dry_run = dry_run  # ask for race lists only, store nothing
         self.now = now
@@ -62,7 +56,7 @@ class Context:
 
     async def __aenter__(self) -> Self:
         stamina.instrumentation.set_on_retry_hooks([_tell_retry])
-        self._admin = await self._stack.enter_async_context(await self.database.connect(name="startlist sync"))
+        self._admin = await self._stack.enter_async_context(await self.database.connect(name="startlist run"))
         self._lanes = await self._stack.enter_async_context(Lanes(self.database, self.settings.concurrent_calls))
         self._http = await self._stack.enter_async_context(runsignup.http_client())
         return self
@@ -77,12 +71,22 @@ class Context:
             with translated():
                 yield self._admin
 
-    def gate(self, credential: Credential) -> BudgetGate:
+    async def close_run(self, status: str, error: StartlistError | None) -> None:
+        """Close the run's row, on a connection of its own: the run's may be the one that was lost."""
+        with suppress(DatabaseError):
+            async with await self.database.connect(name="startlist run") as conn:
+                with translated():
+                    await history.close_run(conn, self.run_id, status, None if error is None else str(error))
+
+    def gate(self, credential: Credential, *, share: float = 1.0, hours: Hours | None = None) -> BudgetGate:
         """The gate of one pass or one question: counts its calls, wants two free ones before the first."""
         return BudgetGate(
             self._lanes,
             credential,
             run_id=self.run_id,
+            share=share,
+            hours=hours,
+            now=self.now,
             sleep=self.sleep,
             on_call=lambda left: self.progress.call_made(credential.timing_partner_id, credential.credential_id, left),
         )

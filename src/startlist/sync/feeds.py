@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -39,8 +40,11 @@ class Ledger:
         self._history_id = history_id
 
     @asynccontextmanager
-    async def page(self) -> AsyncIterator[None]:
-        """A page's transaction; what is rolled back is taken out of the figures too."""
+    async def page(self, asked_at: float | None = None) -> AsyncIterator[None]:
+        """A page's transaction; what is rolled back is taken out of the figures too.
+
+        `asked_at` is when RunSignup was asked for it, by the monotonic clock: for those who do not hold the race.
+        """
         before = replace(self.figures)
         try:
             async with self.conn.transaction():
@@ -61,9 +65,13 @@ class Ledger:
 
     async def end_page(self, checkpoint: Checkpoint, changes: int) -> None:
         """A page's last statements: checkpoint, figures, and the changes under their lock."""
-        await cursors.save_checkpoint(self.conn, *self.key, checkpoint.to_json())
+        await self.keep(checkpoint)
         await self.save_figures()
         await self.write_changes(changes)
+
+    async def keep(self, checkpoint: Checkpoint) -> None:
+        """Keep where the pass stands."""
+        await cursors.save_checkpoint(self.conn, *self.key, checkpoint.to_json())
 
     async def save_figures(self) -> None:
         """The counts so far, with the calls made so far."""
@@ -115,33 +123,37 @@ class Feeds:
         if at.feed == "successors":
             if await removals.successors_unknown(self._ledger.conn, *self._ledger.key, at.successors):
                 since = at.successors_since()
-                race_id = self._scope.race_id
+                race_id, asked_at = self._scope.race_id, time.monotonic()
                 async for page in self._means.client.participants(race_id, at.events, modified_after=since):
-                    await self._merge_participants(page)
+                    await self._merge_participants(page, asked_at)
+                    asked_at = time.monotonic()
             at.next_feed("settle")
 
     async def _merges(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
         """Fetch page after page; each comes as the merge of it, still to be done."""
         client, at, race_id = self._means.client, self._checkpoint, self._scope.race_id
         feed, start, events = at.feed, at.start(), at.events
+        asked_at = time.monotonic()
         if feed == "participants":
             async for page in client.participants(race_id, events, modified_after=at.participants_bound, start=start):
-                yield partial(self._merge_participants, page)
+                yield partial(self._merge_participants, page, asked_at)
                 del page  # megabytes
+                asked_at = time.monotonic()
             feed, start = "removed", None
         if feed == "removed":
             async for removed in client.removed_participants(
                 race_id, events, modified_after=at.removed_bound, start=start
             ):
-                yield partial(self._merge_removed, removed)
+                yield partial(self._merge_removed, removed, asked_at)
                 del removed
+                asked_at = time.monotonic()
 
-    async def _merge_participants(self, page: ParticipantsPage) -> None:
+    async def _merge_participants(self, page: ParticipantsPage, asked_at: float) -> None:
         ledger, at, full = self._ledger, self._checkpoint, self._checkpoint.kind is Kind.FULL
         in_feed = at.feed == "participants"  # else: asked once more for successors
         if in_feed and at.position is None:
             at.participants_candidate = _either(page.candidate, self._cursor.participants_watermark)
-        async with ledger.page():
+        async with ledger.page(asked_at):
             await self._on_first_page()
             merged = await registrations.merge_registrations(
                 ledger.conn,
@@ -182,11 +194,11 @@ class Feeds:
         asked = self._checkpoint.events if page.event_id is None else [page.event_id]
         return Range(asked, page.after, page.up_to)
 
-    async def _merge_removed(self, page: RemovedPage) -> None:
+    async def _merge_removed(self, page: RemovedPage, asked_at: float) -> None:
         ledger, at = self._ledger, self._checkpoint
         if at.position is None:
             at.removed_candidate = _either(page.candidate, self._cursor.removed_watermark)
-        async with ledger.page():
+        async with ledger.page(asked_at):
             applied = await removals.apply_removals(
                 ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent
             )

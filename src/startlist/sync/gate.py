@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Protocol
 
 import structlog
 
@@ -21,11 +23,24 @@ LONGEST_WAIT = 5.0  # seconds of waiting for budget before what asked is put off
 BEGIN_A_PASS = ("race", "participants")
 
 
+def utc_now() -> datetime:
+    """The present instant."""
+    return datetime.now(UTC)
+
+
+class Hours(Protocol):
+    """The hours of the day in which calls are wanted; its text names them."""
+
+    def closed_until(self, now: datetime) -> datetime | None:
+        """When calls may be made again; None while they may."""
+
+
 class BudgetGate:
     """The client's gate for one pass, or one question: every attempt within the lanes and the credential's budget.
 
-    The first call of a pass is granted only while two are free, so that both feeds can be asked. `calls` counts the
-    attempts sent; `on_call` hears of each, and how many calls the hour has left.
+    `share` is the part of the hour's calls, those of everybody, below which this class may make one. The first call of
+    a pass is granted only while two are free, so that both feeds can be asked. `calls` counts the attempts sent;
+    `on_call` hears of each, and how many calls the share has left.
     """
 
     def __init__(
@@ -34,6 +49,9 @@ class BudgetGate:
         credential: Credential,
         *,
         run_id: int | None = None,
+        share: float = 1.0,
+        hours: Hours | None = None,
+        now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_call: Callable[[int], None] = lambda calls_left: None,
     ) -> None:
@@ -41,6 +59,9 @@ class BudgetGate:
         self._lanes = lanes
         self._credential = credential
         self._run_id = run_id
+        self._share = share
+        self._hours = hours
+        self._now = now
         self._sleep = sleep
         self._on_call = on_call
         self._begun = False
@@ -49,11 +70,18 @@ class BudgetGate:
     async def attempt(self, endpoint: str, race_id: int | None) -> AsyncIterator[Attempt]:
         """One attempt at a call.
 
-        Raises `BudgetSpent` when it would have to wait for more than five seconds, `CredentialRefused` when there is
-        no secret to call with.
+        Raises `BudgetSpent` when it would have to wait for more than five seconds or for its hours, `CredentialRefused`
+        when there is no secret to call with.
         """
         if self._credential.secret is None:
             raise CredentialRefused("its stored secret is damaged and cannot be opened")
+        if self._hours is not None and (until := self._hours.closed_until(self._now())) is not None:
+            seconds = (until - self._now()).total_seconds()
+            raise BudgetSpent(
+                f"calls are made between {self._hours}; goes on {until:%Y-%m-%d %H:%M} UTC",
+                until=until,
+                seconds=seconds,
+            )
         lane, reservation = await self._enter(endpoint, race_id)
         attempt = Attempt()
         try:
@@ -76,6 +104,7 @@ class BudgetGate:
                     endpoint=endpoint,
                     race_id=race_id,
                     run_id=self._run_id,
+                    share=self._share,
                     first=not self._begun and endpoint in BEGIN_A_PASS,
                 )
             finally:
@@ -98,8 +127,9 @@ class BudgetGate:
                 seconds=wait.seconds,
             )
         limit = self._credential.calls_per_hour
+        share = "" if self._share == 1 else f"the {self._share:.0%} share of "
         return BudgetSpent(
-            f"API key {key} has used its {limit} calls an hour; free again {until}",
+            f"API key {key} has used {share}its {limit} calls an hour; free again {until}",
             until=wait.until,
             seconds=wait.seconds,
         )

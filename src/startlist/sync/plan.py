@@ -23,6 +23,7 @@ LATEST = datetime.max.replace(tzinfo=UTC)
 class Kind(StrEnum):
     FULL = "full"
     INCREMENTAL = "incremental"
+    BACKFILL = "backfill"  # full, of events that are over; it takes no absences
 
 
 @dataclass(frozen=True, slots=True)

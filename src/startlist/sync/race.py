@@ -42,7 +42,7 @@ CURED_BY_A_FULL_PASS = (3, 9)  # error codes that say the question was wrong
 LOCK_WAIT_SECONDS = 60.0
 PATIENCE = 3  # waits that RunSignup's throttling may cost one pass before it fails
 # SQLSTATE classes of faults that would hit every race: the server, its resources, its schema, our rights in it.
-CONCERNS_ALL = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "57", "58", "XX")
+_CONCERN_ALL = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "57", "58", "XX")
 
 
 async def run_pass(job: Job, means: Means) -> Outcome:
@@ -113,7 +113,7 @@ class _Pass:
                 raise
             return outcome
         except psycopg.Error as error:
-            if error.sqlstate is None or error.sqlstate.startswith(CONCERNS_ALL):
+            if concerns_all(error):
                 raise
             try:
                 with translated():
@@ -336,6 +336,11 @@ class _Pass:
                 await self.conn.rollback()
                 await self.ledger.save_figures()
                 await history.close_interrupted(self.conn, *self.key)
+
+
+def concerns_all(error: psycopg.Error) -> bool:
+    """Whether a fault of the database would meet every race, or is this one's alone."""
+    return error.sqlstate is None or error.sqlstate.startswith(_CONCERN_ALL)
 
 
 def _cured_by_a_full_pass(error: RunSignupError) -> bool:

@@ -1,0 +1,286 @@
+"""Where the backfill of each race's past stands, who reads it, and how its pages and the syncs take turns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, LiteralString
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from startlist.store.cursors import lock_race, page_key, unlock
+from startlist.store.database import Connection, Database
+from startlist.store.history import close_interrupted
+
+FINISHED = ("done", "partial", "empty", "refused", "gone")  # not read again until somebody asks or an event is added
+NOT_DONE = ("partial", "empty", "refused", "gone", "failed")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was read and stored of a race's past so far, named as the columns of `backfill_progress`."""
+
+    api_calls: int = 0
+    rows_received: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_unchanged: int = 0
+    rows_removed: int = 0
+    quarantined: int = 0
+
+    def plus(self, other: object) -> Counts:
+        """These and another pass's figures together."""
+        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Counts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A race's row of `backfill_progress`; a race without one is as this says."""
+
+    race_id: int
+    state: str = "waiting"
+    reason: str | None = None
+    record_modified: datetime | None = None
+    event_ids: frozenset[int] = frozenset()
+    unread_event_ids: frozenset[int] = frozenset()
+    checkpoint: dict[str, Any] | None = None
+    counts: Counts = Counts()  # noqa: RUF009  # never changed in place
+    finished_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the race is read to its end, or never will be."""
+        return self.state in FINISHED
+
+
+LOAD: LiteralString = """
+select race_id, state, reason, record_modified, event_ids, unread_event_ids, checkpoint, finished_at,
+       api_calls, rows_received, rows_inserted, rows_updated, rows_unchanged, rows_removed, quarantined
+from backfill_progress
+where timing_partner_id = %(partner)s and (%(race)s::bigint is null or race_id = %(race)s)
+"""
+
+# An insert in any case: where the partner was deleted meanwhile, its foreign key makes the whole page fail.
+SAVE: LiteralString = """
+insert into backfill_progress as b
+    (timing_partner_id, race_id, state, reason, record_modified, event_ids, unread_event_ids, checkpoint,
+     api_calls, rows_received, rows_inserted, rows_updated, rows_unchanged, rows_removed, quarantined,
+     begun_at, finished_at)
+values (%(partner)s, %(race)s, %(state)s, %(reason)s, %(record_modified)s, %(events)s, %(unread)s, %(checkpoint)s,
+        %(api_calls)s, %(rows_received)s, %(rows_inserted)s, %(rows_updated)s, %(rows_unchanged)s, %(rows_removed)s,
+        %(quarantined)s, now(), case when %(finished)s then now() end)
+on conflict (timing_partner_id, race_id) do update
+set (state, reason, record_modified, event_ids, unread_event_ids, checkpoint, api_calls, rows_received, rows_inserted,
+     rows_updated, rows_unchanged, rows_removed, quarantined, begun_at, finished_at, updated_at)
+  = (excluded.state, excluded.reason, excluded.record_modified, excluded.event_ids, excluded.unread_event_ids,
+     excluded.checkpoint, excluded.api_calls, excluded.rows_received, excluded.rows_inserted, excluded.rows_updated,
+     excluded.rows_unchanged, excluded.rows_removed, excluded.quarantined, coalesce(b.begun_at, now()),
+     excluded.finished_at, now())
+"""
+
+EXPECT: LiteralString = """
+insert into backfill_progress (timing_partner_id, race_id)
+select %s, race_id from unnest(%s::bigint[]) as race_id
+on conflict (timing_partner_id, race_id) do nothing
+"""
+
+REFUSE: LiteralString = """
+insert into backfill_progress (timing_partner_id, race_id, state, reason, finished_at)
+values (%s, %s, 'refused', %s, now())
+on conflict (timing_partner_id, race_id) do update
+set state = excluded.state, reason = excluded.reason, checkpoint = null, finished_at = now(), updated_at = now()
+"""
+
+FORGET: LiteralString = """
+delete from backfill_progress
+where timing_partner_id = any(%s::bigint[]) and (%s::text[] is null or state = any(%s::text[]))
+"""
+
+# A sync's pass that ended since a page was asked for may have stored later versions of what is on it.
+SYNCED_SINCE: LiteralString = """
+select exists (
+    select from sync_history
+    where timing_partner_id = %s and race_id = %s and sync_type <> 'backfill' and status <> 'skipped'
+      and finished_at >= clock_timestamp() - make_interval(secs => %s))
+"""
+
+CLOSE_DEAD_RUNS: LiteralString = """
+update sync_runs set status = 'interrupted', finished_at = now()
+where run_id = any(%s::bigint[]) and status = 'running'
+"""
+
+
+# -- progress --------------------------------------------------------------------------------------------------------
+
+
+async def load_all(conn: Connection, timing_partner_id: int) -> dict[int, Progress]:
+    """The partner's races that a backfill knows, by race id."""
+    return {row.race_id: row for row in await _load(conn, timing_partner_id, None)}
+
+
+async def load(conn: Connection, timing_partner_id: int, race_id: int) -> Progress:
+    """A race's progress as stored; that of a race that no backfill knows yet."""
+    found = await _load(conn, timing_partner_id, race_id)
+    return found[0] if found else Progress(race_id)
+
+
+async def _load(conn: Connection, timing_partner_id: int, race_id: int | None) -> list[Progress]:
+    def made(race: int, state: str, reason: str | None, modified: Any, read: Any, unread: Any, *rest: Any) -> Progress:
+        checkpoint, finished_at, *counts = rest
+        return Progress(
+            race, state, reason, modified, frozenset(read), frozenset(unread), checkpoint, Counts(*counts), finished_at
+        )
+
+    found = await conn.execute(LOAD, {"partner": timing_partner_id, "race": race_id})
+    return [made(*row) for row in await found.fetchall()]
+
+
+async def save(conn: Connection, timing_partner_id: int, progress: Progress) -> None:
+    """Keep where a race stands, in the transaction of the rows that it describes."""
+    p = progress
+    values = {field.name: getattr(p.counts, field.name) for field in fields(Counts)}
+    values |= {"partner": timing_partner_id, "race": p.race_id, "state": p.state, "reason": p.reason}
+    values |= {"record_modified": p.record_modified, "finished": p.finished or p.state == "failed"}
+    values |= {"events": sorted(p.event_ids), "unread": sorted(p.unread_event_ids)}
+    await conn.execute(SAVE, values | {"checkpoint": None if p.checkpoint is None else Jsonb(p.checkpoint)})
+
+
+async def expect(conn: Connection, timing_partner_id: int, race_ids: Collection[int]) -> None:
+    """Note that these races' past is to be read, so that everybody can see how much is left."""
+    await conn.execute(EXPECT, [timing_partner_id, sorted(race_ids)])
+
+
+async def refuse(conn: Connection, timing_partner_id: int, race_id: int, reason: str) -> None:
+    """Note that the key may not read a race; what was read of it before stays noted."""
+    await conn.execute(REFUSE, [timing_partner_id, race_id, reason])
+
+
+async def forget(conn: Connection, partners: Collection[int], states: Sequence[str] | None = None) -> int:
+    """Begin anew: forget the partners' progress, or only that of races in some states; no registration is touched."""
+    wanted = None if states is None else list(states)
+    return (await conn.execute(FORGET, [list(partners), wanted, wanted])).rowcount
+
+
+# -- who reads what --------------------------------------------------------------------------------------------------
+
+
+async def claim(database: Database, conn: Connection, timing_partner_id: int, race_id: int) -> bool:
+    """Take a race's past for this connection, which frees it when it ends; False when another backfill has it."""
+    key = claim_key(database, timing_partner_id, race_id)
+    row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
+    return bool(row and row[0])
+
+
+def claim_key(database: Database, timing_partner_id: int, race_id: int) -> int:
+    """The advisory lock that the backfill which reads a race's past holds."""
+    return database.lock_key("backfill", timing_partner_id, race_id)
+
+
+@asynccontextmanager
+async def turn(
+    database: Database, conn: Connection, timing_partner_id: int, race_id: int, *, wait_seconds: float
+) -> AsyncIterator[bool]:
+    """The race's lock for one page; whoever waits for it gets it before the next page. False: a sync kept it.
+
+    A second lock tells syncs that what holds the race is a page only, for which they wait instead of passing by.
+    """
+    page = page_key(database, timing_partner_id, race_id)
+    await conn.execute("select pg_advisory_lock(%s)", [page])
+    try:
+        got = await lock_race(database, conn, timing_partner_id, race_id, wait_seconds=wait_seconds)
+        try:
+            yield got
+        finally:
+            if got:
+                await unlock(conn, database.lock_key("race", timing_partner_id, race_id))
+    finally:
+        await unlock(conn, page)
+
+
+async def synced_since(conn: Connection, timing_partner_id: int, race_id: int, seconds: float) -> bool:
+    """Whether a sync's pass of the race ended within the last so many seconds; the race's lock must be held."""
+    await close_interrupted(conn, timing_partner_id, race_id)  # one that died counts as well, once
+    row = await (await conn.execute(SYNCED_SINCE, [timing_partner_id, race_id, seconds])).fetchone()
+    return bool(row and row[0])
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+async def begin_run(database: Database, conn: Connection, run_id: int) -> None:
+    """Show that the run is alive as long as this connection is, and close the runs that died without a word."""
+    running = await (
+        await conn.execute("select run_id from sync_runs where command = 'backfill' and status = 'running'")
+    ).fetchall()
+    await conn.execute("select pg_advisory_lock(%s)", [run_key(database, run_id)])
+    dead = []
+    for (other,) in running:
+        key = run_key(database, other)
+        row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
+        if other != run_id and row and row[0]:
+            dead.append(other)
+            await unlock(conn, key)
+    await conn.execute(CLOSE_DEAD_RUNS, [dead])
+
+
+def run_key(database: Database, run_id: int) -> int:
+    """The advisory lock that a living backfill holds."""
+    return database.lock_key("backfill run", run_id)
+
+
+# -- for those who look ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillState:
+    """How far one timing partner's past is read: races by state, and what was stored of them."""
+
+    timing_partner_id: int
+    company_name: str
+    races: int
+    waiting: int
+    reading: int
+    done: int
+    partial: int
+    empty: int
+    refused: int
+    gone: int
+    failed: int
+    rows_received: int
+    rows_inserted: int
+    rows_updated: int
+    rows_removed: int
+    api_calls: int
+    updated_at: datetime
+
+
+STATES: LiteralString = """
+select b.timing_partner_id, t.company_name,
+       count(*) as races,
+       count(*) filter (where state = 'waiting') as waiting,
+       count(*) filter (where state = 'reading') as reading,
+       count(*) filter (where state = 'done') as done,
+       count(*) filter (where state = 'partial') as partial,
+       count(*) filter (where state = 'empty') as empty,
+       count(*) filter (where state = 'refused') as refused,
+       count(*) filter (where state = 'gone') as gone,
+       count(*) filter (where state = 'failed') as failed,
+       sum(rows_received)::bigint as rows_received, sum(rows_inserted)::bigint as rows_inserted,
+       sum(rows_updated)::bigint as rows_updated, sum(rows_removed)::bigint as rows_removed,
+       sum(api_calls)::bigint as api_calls, max(b.updated_at) as updated_at
+from backfill_progress as b
+join timing_partners as t using (timing_partner_id)
+where %(partner)s::bigint is null or b.timing_partner_id = %(partner)s
+group by b.timing_partner_id, t.company_name
+order by b.timing_partner_id
+"""
+
+
+async def states(conn: Connection, timing_partner_id: int | None = None) -> list[BackfillState]:
+    """How far each partner's past is read; partners that no backfill knows are left out."""
+    async with conn.cursor(row_factory=class_row(BackfillState)) as cursor:
+        await cursor.execute(STATES, {"partner": timing_partner_id})
+        return await cursor.fetchall()

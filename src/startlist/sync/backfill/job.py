@@ -1,0 +1,40 @@
+"""What reading a race's past is asked to do, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from startlist.errors import StartlistError
+from startlist.runsignup import Race
+from startlist.store.history import Figures
+from startlist.sync.backfill.plan import Options
+
+
+@dataclass(frozen=True, slots=True)
+class PastJob:
+    """A race whose past is to be read with one credential, and why. `listed`: as the race list showed it, if it did."""
+
+    timing_partner_id: int
+    credential_id: int
+    race_id: int
+    listed: Race | None
+    options: Options
+    reason: str
+    throttled: int = 0  # how often it was put off by RunSignup's throttling
+
+
+@dataclass(slots=True)
+class PastOutcome:
+    """How far a race's past came. `state` is that of `backfill_progress`, or `held`: somebody else is at it.
+
+    `until` is set when it waits for its budget or its hours; `figures` are those of this leg alone.
+    """
+
+    state: str
+    reason: str | None
+    figures: Figures = field(default_factory=Figures)
+    seconds: float = 0.0
+    wait: float = 0.0
+    until: datetime | None = None
+    error: StartlistError | None = None

@@ -1,0 +1,51 @@
+"""The pages of a race's past: each stored while the race is its own, and told in the backfill's own table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from startlist.store import backfill
+from startlist.store.backfill import Counts, Progress
+from startlist.store.cursors import LONGEST_PAGE
+from startlist.store.database import Connection
+from startlist.sync.checkpoint import Checkpoint
+from startlist.sync.feeds import Ledger
+from startlist.sync.job import Means
+
+
+class Overtaken(Exception):
+    """A sync has read the race since this page was asked for: the page is asked for anew."""
+
+
+class PastLedger(Ledger):
+    """Writes a page while it has the race to itself, and keeps the place in the backfill's own table."""
+
+    def __init__(self, conn: Connection, means: Means, key: tuple[int, int], history_id: int, before: Counts) -> None:
+        super().__init__(conn, means, key, history_id)
+        self.database = means.database
+        self.progress = Progress(key[1], state="reading")
+        self._before = before  # of earlier legs
+
+    @asynccontextmanager
+    async def page(self, asked_at: float | None = None) -> AsyncIterator[None]:
+        async with backfill.turn(self.database, self.conn, *self.key, wait_seconds=LONGEST_PAGE) as mine:
+            if not mine:
+                raise Overtaken
+            age = 0.0 if asked_at is None else time.monotonic() - asked_at
+            if asked_at is not None and await backfill.synced_since(self.conn, *self.key, age):
+                raise Overtaken
+            async with super().page():
+                yield
+
+    async def keep(self, checkpoint: Checkpoint) -> None:
+        self.progress = replace(self.progress, state="reading", checkpoint=checkpoint.to_json())
+        await self.save_progress()
+
+    async def save_progress(self) -> None:
+        """Keep where the race stands, with all that was counted so far."""
+        self.figures.api_calls = self._means.calls()
+        self.progress = replace(self.progress, counts=self._before.plus(self.figures))
+        await backfill.save(self.conn, self.key[0], self.progress)

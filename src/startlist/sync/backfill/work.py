@@ -1,0 +1,203 @@
+"""The work of one credential in a backfill: its races' past, the newest first, once it is proved what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+
+from startlist.errors import NetworkError, PermissionDenied, ServerError, StartlistError, Throttled
+from startlist.store import backfill, cursors, partners, quarantine
+from startlist.store.backfill import Progress
+from startlist.store.history import Figures
+from startlist.store.partners import Credential
+from startlist.store.races import StoredRace
+from startlist.sync.backfill.job import PastJob, PastOutcome
+from startlist.sync.backfill.plan import SHARE, Options, due, newest_past, past_events
+from startlist.sync.backfill.progress import BackfillProgress
+from startlist.sync.backfill.race import read_past
+from startlist.sync.backfill.summary import AMISS, PartnerPast, PastSummary
+from startlist.sync.context import Context
+from startlist.sync.credential import CredentialInUse
+
+log = structlog.get_logger()
+
+TRIES = 3  # of a race whose reading RunSignup or the network breaks off
+FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0  # seconds, when one race after the other is broken off
+LIST = "past-races"  # the race list as a backfill reads it, far beyond the sync's
+
+
+@dataclass(slots=True)
+class Planned:
+    """A race in the queue. `tried`: how often its reading was broken off; `figures`: of what was read until then."""
+
+    job: PastJob
+    name: str | None
+    known: bool
+    tried: int = 0
+    figures: Figures | None = None
+
+
+class PastWork(CredentialInUse):
+    """One credential in one backfill."""
+
+    def __init__(
+        self, context: Context, options: Options, credential: Credential, partner: PartnerPast, told: BackfillProgress
+    ) -> None:
+        super().__init__(context, credential, partner, list_from=options.list_from, share=SHARE, hours=options.between)
+        self.options = options
+        self.partner = partner
+        self.progress = told
+        self.queue: deque[Planned] = deque()
+        self.held: list[Planned] = []  # by another backfill
+        self.unproved: list[tuple[Planned, PastOutcome]] = []  # what may be noted only of a credential that is proved
+        self._broken_off = 0  # one after the other
+
+    def plan(self, stored: dict[int, StoredRace], progress: dict[int, Progress]) -> None:
+        """Queue those of its races that are to be read, the newest past first; count the others."""
+        now, options, found = self.context.now(), self.options, []
+        for race_id in sorted(self.mine):
+            known, listed = stored.get(race_id), self.listed.get(race_id)
+            if listed is None and known is not None and not past_events(known.events, (), options, now):
+                continue  # RunSignup does not list it for this time, and nothing of it is known to lie in it
+            before = progress.get(race_id, Progress(race_id))
+            reason = due(before, known, listed, options, now)
+            if reason is None:
+                self.partner.finished_before += 1
+                self.partner.left_alone += before.state in AMISS
+                continue
+            name = listed.name if listed else known.name if known else None
+            job = PastJob(*self.key, race_id, listed, options, reason)
+            found.append((newest_past(known, listed, now), race_id, Planned(job, name, known is not None)))
+        found.sort(key=lambda one: one[:2], reverse=True)
+        self.queue.extend(planned for _, _, planned in found)
+
+    async def run(self, others: list[PastWork]) -> None:
+        """Read the queue. Until one participants call succeeded, one race after the other, known ones first."""
+        while self.queue and not self.proof.is_set() and not self.refusal:
+            first = next((planned for planned in self.queue if planned.known), self.queue[0])
+            self.queue.remove(first)
+            await self._one(first, others)
+        if self.proof.is_set():
+            await self._proved()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.context.settings.concurrent_calls):
+                group.create_task(self._rest(others))
+        again, self.held = self.held, []
+        for planned in again:  # whoever had them may have died
+            await self._one(planned, others)
+        for planned in self.held:
+            self._ended(planned, PastOutcome("held", "another backfill reads this race"))
+        for planned, outcome in self.unproved:
+            self._ended(planned, outcome)
+
+    async def _rest(self, others: list[PastWork]) -> None:
+        while self.queue:
+            await self._one(self.queue.popleft(), others)
+
+    async def _proved(self) -> None:
+        """The credential may be believed: its races are the partner's, and what it was refused was refused."""
+        bad = [replace(record, endpoint=LIST) for record in self.bad]
+        async with self.context.admin() as conn:
+            began = await cursors.clock(conn)
+            async with conn.transaction():
+                await backfill.expect(conn, self.key[0], [planned.job.race_id for planned in self.queue])
+                await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
+                await quarantine.resolve_unseen(conn, self.key[0], None, (LIST,), began)
+                await partners.mark_verified(conn, self.credential)
+        if bad:
+            self.partner.errors.append(f"{len(bad)} records of the race list quarantined")
+        unproved, self.unproved = self.unproved, []
+        for planned, outcome in unproved:
+            if outcome.state == "refused":
+                await self._refused(planned, outcome)
+            else:
+                self.queue.append(planned)
+
+    async def _one(self, planned: Planned, others: list[PastWork]) -> None:
+        race_id = planned.job.race_id
+        outcome = await self._read(planned.job)
+        for other in others:
+            if outcome is not None and not isinstance(outcome.error, PermissionDenied):
+                break
+            if not other.refusal and (race_id in other.listed or race_id not in self.listed):
+                again = await other._read(replace(planned.job, credential_id=other.key[1]))
+                if again is not None:
+                    if outcome is not None:
+                        again.figures.add(outcome.figures)
+                    outcome = again
+        if outcome is None:
+            return  # this credential is not used any more, which is reported once for all its races
+        if planned.figures is not None:
+            outcome.figures.add(planned.figures)
+        planned.figures = outcome.figures
+        if outcome.state == "held":
+            self.held.append(planned)
+        elif outcome.state in ("waiting", "refused") and not self.proof.is_set():
+            self.unproved.append((planned, outcome))
+        elif outcome.state == "refused":
+            await self._refused(planned, outcome)
+        elif isinstance(outcome.error, NetworkError | ServerError) and planned.tried + 1 < TRIES:
+            planned.tried += 1
+            self.queue.append(planned)
+            await self._stumble(str(outcome.error))
+        else:
+            self._ended(planned, outcome)
+
+    async def _refused(self, planned: Planned, outcome: PastOutcome) -> None:
+        async with self.context.admin() as conn:
+            await backfill.refuse(conn, self.key[0], planned.job.race_id, outcome.reason or "")
+        self._ended(planned, outcome)
+
+    async def _stumble(self, why: str) -> None:
+        """When one race after the other is broken off, RunSignup or the network is away: wait, longer each time."""
+        self._broken_off += 1
+        if self._broken_off > 1:
+            seconds = min(FIRST_PAUSE * 2 ** (self._broken_off - 2), LONGEST_PAUSE)
+            await self.wait(seconds, self.context.now() + timedelta(seconds=seconds), why)
+
+    def _ended(self, planned: Planned, outcome: PastOutcome) -> None:
+        job, figures = planned.job, outcome.figures
+        self.partner.races.append(PastSummary(job.race_id, planned.name, outcome))
+        self.progress.past_ended(self.key[0], job.race_id, outcome)
+        level = log.info if outcome.state not in AMISS else log.warning
+        level(
+            "backfill.race", timing_partner_id=self.key[0], race_id=job.race_id, state=outcome.state,
+            received=figures.rows_received, added=figures.rows_inserted, updated=figures.rows_updated,
+            removed=figures.rows_removed, calls=figures.api_calls, seconds=round(outcome.seconds, 1),
+            **({"message": outcome.reason} if outcome.reason else {}),
+        )  # fmt: skip
+
+    async def _read(self, job: PastJob) -> PastOutcome | None:
+        """One race's past with this credential, over all its waits; None when the credential is refused."""
+        began = time.monotonic()
+        total: PastOutcome | None = None
+        while not self.refusal:
+            async with self.context.slots:
+                outcome = await self._leg(job)
+            if total is not None:
+                outcome.figures.add(total.figures)
+            total = outcome
+            total.seconds = time.monotonic() - began
+            if outcome.until is None:
+                break
+            await self.wait(outcome.wait, outcome.until, outcome.reason or "")
+            throttled = job.throttled + isinstance(outcome.error, Throttled)
+            job = replace(job, reason="going on after a wait", throttled=throttled)
+        if total is not None and total.error is None:
+            self._broken_off = 0
+        if total is not None and total.error is not None:
+            await self.judge(total.error)
+        return total
+
+    async def _leg(self, job: PastJob) -> PastOutcome:
+        means = self.means(job.race_id)
+        try:
+            return await read_past(job, means)
+        except StartlistError:
+            self.partner.other_calls += means.calls()  # no outcome tells of them
+            raise
