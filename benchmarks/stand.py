@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg import sql
 
 STARTLIST = [sys.executable, "-m", "startlist"]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -32,13 +34,14 @@ class Figures:
     postgres_cpu: float | None
     sandbox_cpu: float | None
     wal: int
+    calls: int  # that arrived at the sandbox
     load: float  # the machine's, over the last minute: well above 2 where others were at work as well
     output: Any  # the JSON that it printed
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox; `key` and `secret` are its only partner's, `facts` what it printed at its start."""
+    """A running sandbox; `key` and `secret` are its partner's, `facts` what it printed at its start."""
 
     url: str
     key: str
@@ -55,6 +58,12 @@ class Sandbox:
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
+
+    def calls(self) -> int:
+        """How many calls have arrived, of whomever."""
+        address = f"{self.url.removesuffix('/rest')}/_sandbox/log?counts=1"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return int(json.load(answer)["calls"])
 
 
 class Stand:
@@ -74,41 +83,64 @@ class Stand:
             row = conn.execute(query, values).fetchone()
         return row[0] if row else None
 
-    def prepare(self, schema: str, sandbox: Sandbox) -> None:
-        """Make a schema with the sandbox's partner in it."""
+    def prepare(self, schema: str, *keys: tuple[str, str]) -> None:
+        """Make a schema with a partner for each key and secret, numbered from 1."""
         self._startlist(schema, "init")
-        self._startlist(
-            schema, "partner", "add", "Benchmark", "--api-key", sandbox.key, STARTLIST_API_SECRET=sandbox.secret
-        )
+        for number, (key, secret) in enumerate(keys, 1):
+            words = ["partner", "add", f"Benchmark {number}", "--id", str(number), "--api-key", key]
+            self._startlist(schema, *words, STARTLIST_API_SECRET=secret)
 
-    def drop(self, schema: LiteralString) -> None:
-        """Remove a schema, and let the server clean up before the next measurement."""
+    def drop(self, *schemas: str) -> None:
+        """Remove schemas, and let the server clean up before the next measurement."""
         with self.connect() as conn:
-            conn.execute(f"drop schema if exists {schema} cascade")
+            for schema in schemas:
+                conn.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
             conn.execute("checkpoint")
 
-    def sync(self, schema: str, sandbox: Sandbox, *options: str) -> Figures:
+    def vacuum(self, table: sql.Identifier) -> None:
+        """Do now what autovacuum would do in the midst of a later measurement."""
+        with self.connect() as conn:
+            conn.execute(sql.SQL("vacuum analyze {}").format(table))
+
+    def sync(
+        self, schema: str, sandbox: Sandbox, *options: str, watch: Callable[[int], None] = lambda _pid: None
+    ) -> Figures:
         """Run `startlist sync` and measure the whole process, from its start to its end."""
         command = [*STARTLIST, "sync", "--json", "--quiet", *options]
-        figures = self.measure(command, sandbox, self._environment(schema, STARTLIST_API_URL=sandbox.url))
+        environment = self._environment(schema, STARTLIST_API_URL=sandbox.url)
+        figures = self.measure(command, sandbox, environment, watch=watch)
         if figures.output["status"] != "completed":
             raise SystemExit(f"the sync did not complete: {json.dumps(figures.output, indent=1)}")
         return figures
 
-    def measure(self, command: Sequence[str], sandbox: Sandbox, environment: dict[str, str] | None = None) -> Figures:
-        """Run a command that prints JSON and measure the whole process, from its start to its end."""
+    def measure(
+        self,
+        command: Sequence[str],
+        sandbox: Sandbox,
+        environment: dict[str, str] | None = None,
+        *,
+        watch: Callable[[int], None] = lambda _pid: None,
+    ) -> Figures:
+        """Run a command that prints JSON and measure the whole process, from its start to its end.
+
+        `watch` is called in a thread with the process's id and ends by itself when the process is gone.
+        """
         with self.connect() as conn:
             conn.execute("checkpoint")  # each run pays for the full-page images of what it touches first
             before_wal = conn.execute("select pg_current_wal_insert_lsn()").fetchone()
             postmaster = _parent_of(conn.info.backend_pid)
+        calls = sandbox.calls()
         before = _cpu_of_tree(postmaster), _cpu_of_tree(sandbox.pid)
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             begun = time.perf_counter()
             process = subprocess.Popen(
                 command, env=environment or clean_environment(), stdout=output, stderr=errors, stdin=subprocess.DEVNULL
             )
+            watcher = threading.Thread(target=watch, args=[process.pid])
+            watcher.start()
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - begun
+            watcher.join()
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
                 errors.seek(0)
@@ -124,6 +156,7 @@ class Stand:
             postgres_cpu=_difference(before[0], after[0]),
             sandbox_cpu=_difference(before[1], after[1]),
             wal=wal,
+            calls=sandbox.calls() - calls,
             load=os.getloadavg()[0],
             output=printed,
         )
