@@ -64,6 +64,7 @@ COMMANDS = (
     Command("demo", "The whole thing on a local RunSignup, from nothing.", TRY, "startlist.cli.demo", "demo"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
     Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
+    Command("backfill", "Read what is over: the races' past, once.", SYNC, "startlist.cli.backfill", "backfill"),
     Command("races", "What is stored: races, registrations, as of when.", READ, "startlist.cli.races", "races"),
     Command("find", "Find registrations by bib or name.", READ, "startlist.cli.races", "find"),
     Command("status", "What is wrong, and since when each race is complete.", READ, "startlist.cli.status", "status"),

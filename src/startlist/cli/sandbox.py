@@ -25,6 +25,7 @@ def sandbox(
         int | None, typer.Option(min=1, help="so many, spread evenly, in place of the demo's")
     ] = None,
     events_per_race: Annotated[int, typer.Option(min=1, help="with --registrations")] = 1,
+    years: Annotated[int, typer.Option(min=1, help="of each race, this one too, with --registrations")] = 1,
     row_bytes: Annotated[int, typer.Option(min=1500, help="JSON of a registration, with --registrations")] = 2000,
     latency: Annotated[float, typer.Option(min=0, help="milliseconds before each answer")] = 0.0,
     latency_jitter: Annotated[float, typer.Option(min=0, help="up to so many milliseconds more")] = 0.0,
@@ -54,6 +55,7 @@ def sandbox(
             races=races,
             events_per_race=events_per_race,
             partners=partners,
+            years=years,
             row_bytes=row_bytes,
         )
     # Hundreds of thousands of objects that stay: not to be looked through again and again.

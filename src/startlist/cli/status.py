@@ -25,6 +25,7 @@ from startlist.cli.output import (
     zone_of,
 )
 from startlist.config import Settings
+from startlist.store.backfill import BackfillState
 from startlist.store.database import Database
 from startlist.store.partners import CredentialState
 from startlist.store.reading import Filters
@@ -51,7 +52,7 @@ def status(
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
-    """Tell what is wrong, what state the API keys are in, and since when each race is complete.
+    """Tell what is wrong, what state the API keys are in, how far a backfill is, and since when each race is complete.
 
     Races are those with an event that is coming or was over less than a day ago, and others where something waits;
     --since leaves out races that started before. The exit status is 0 whatever is found.
@@ -71,14 +72,14 @@ def status(
     database, found = run(work())
     judged = [_judge(database, found, one) for one in found.races]
     judged.sort(key=lambda one: not one.problems)  # stable: the next start first within both
-    general = list(_general(found, filters))
+    general = list(_general(database, found, filters))
     if len(judged) > limit:
         note(f"Only {limit} of {len(judged)} races are shown; --limit N shows more.")
         judged = judged[:limit]
     if json:
-        print_json(_document(found, judged, general))
+        print_json(_document(database, found, judged, general))
     else:
-        _print(found, judged, general, settings)
+        _print(database, found, judged, general, settings)
 
 
 def _judge(database: Database, found: Status, race: RaceState) -> _Judged:
@@ -86,7 +87,7 @@ def _judge(database: Database, found: Status, race: RaceState) -> _Judged:
     return _Judged(race, list(_problems(race, alive, found.holders.at)), alive, found.holders.pid(database, race))
 
 
-def _general(found: Status, filters: Filters) -> Iterator[str]:
+def _general(database: Database, found: Status, filters: Filters) -> Iterator[str]:
     """What is wrong with more than one race."""
     if not found.credentials:
         yield "there is no timing partner yet: startlist partner add NAME --api-key K"
@@ -105,6 +106,12 @@ def _general(found: Status, filters: Filters) -> Iterator[str]:
             yield f"{who}: API key {one.principal} has used its {one.calls_per_hour} calls of this hour"
     for partner, count in sorted(found.unlisted_quarantine.items()):
         yield f"timing partner {partner}: {count} records of the race list are in quarantine"
+    for past in found.backfills:
+        if past.left and not found.holders.backfilling(database, past):
+            yield (
+                f"the backfill of timing partner {past.timing_partner_id} ({past.company_name}) stands still with"
+                f" {past.left} of {words.counted(past.races, 'race')} left: startlist backfill goes on with it"
+            )
     for name, number in (("race", filters.race_id), ("event", filters.event_id)):
         if number is not None and not found.races:
             yield f"no {name} {number} is stored or was tried within a day: startlist races shows what is"
@@ -163,7 +170,7 @@ def _quarantine(race: RaceState) -> str:
     return f"{said}; an older version is stored of {', '.join(names)}"
 
 
-def _document(found: Status, judged: list[_Judged], general: list[str]) -> dict[str, Any]:
+def _document(database: Database, found: Status, judged: list[_Judged], general: list[str]) -> dict[str, Any]:
     now = found.holders.at
     races = []
     for one in judged:
@@ -178,10 +185,19 @@ def _document(found: Status, judged: list[_Judged], general: list[str]) -> dict[
             }
         )
     credentials = [asdict(one) | {"calls_left": _calls_left(one)} for one in found.credentials]
-    return {"checked_at": now, "problems": general, "credentials": credentials, "races": races}
+    backfills = [
+        asdict(one) | {"left": one.left, "running": found.holders.backfilling(database, one)} for one in found.backfills
+    ]
+    return {
+        "checked_at": now,
+        "problems": general,
+        "credentials": credentials,
+        "backfills": backfills,
+        "races": races,
+    }
 
 
-def _print(found: Status, judged: list[_Judged], general: list[str], settings: Settings) -> None:
+def _print(database: Database, found: Status, judged: list[_Judged], general: list[str], settings: Settings) -> None:
     zone, now = zone_of(settings.timezone), found.holders.at
     say(f"Checked {cell(now, zone=zone)}")
     wrong = [one for one in judged if one.problems]
@@ -199,6 +215,9 @@ def _print(found: Status, judged: list[_Judged], general: list[str], settings: S
         say("\nAPI keys")
         headings = ["partner", "name", "API key", "state", "calls left", "of"]
         table(headings, [_key(one) for one in found.credentials if one.credential_id is not None], zone=zone)
+    if lines := [line for one in found.backfills if (line := _past(database, found, one)) is not None]:
+        say("\nBackfill")
+        table(["partner", "name", "races", "read", "not readable", "left", "registrations", "state"], lines, zone=zone)
     if judged:
         say("\nRaces")
         headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "pass"]
@@ -231,6 +250,19 @@ def _line(one: _Judged, now: datetime, *, whose: bool) -> list[object]:
         _ago(race.last_incremental_at, now),
         _work(one, now),
     ]
+
+
+def _past(database: Database, found: Status, one: BackfillState) -> list[object] | None:
+    """The line of a partner's backfill, if it goes on or stands still; None once it is done."""
+    running = found.holders.backfilling(database, one)
+    if not running and not one.left:
+        return None
+    unreadable = one.refused + one.gone
+    read = one.done + one.partial + one.empty
+    state = "running" if running else f"stands still since {words.span(found.holders.at - one.updated_at)}"
+    return [
+        one.timing_partner_id, one.company_name, one.races, read, unreadable, one.left, one.rows_received, state,
+    ]  # fmt: skip
 
 
 def _ago(instant: datetime | None, now: datetime) -> str | None:

@@ -39,6 +39,11 @@ def span(length: timedelta) -> str:
     return f"{days} day{'s' if days > 1 else ''}"
 
 
+def length(seconds: float) -> str:
+    """A length of time that was measured or estimated: 4.2 s, 12 min, 3 h 5 min."""
+    return f"{seconds:.1f} s" if seconds < 60 else span(timedelta(seconds=seconds))
+
+
 def named(name: str | None, number: int) -> str:
     """A race's or event's name without the blanks around it, or its number where no name is known."""
     return " ".join((name or "").split()) or str(number)

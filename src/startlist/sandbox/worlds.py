@@ -7,7 +7,7 @@ from typing import Any
 from .people import ADDON_LIST, PLACES, QUESTION_LIST
 from .population import DAY, Population, Wanted
 from .wire import day_in, instant
-from .world import Event, Key, KeyKind, Race, World
+from .world import Key, KeyKind, Race, World
 
 _COMPANIES = (
     "Peak Timing",
@@ -76,26 +76,31 @@ def bulk(
     partners: int = 1,
     row_bytes: int = 2000,
     removed_share: float = 0.0,
+    years: int = 1,
 ) -> None:
-    """So many registrations spread evenly over events 30 to 90 days off, for measurements."""
+    """So many registrations spread evenly over events 30 to 90 days off, and those of the `years` before this one."""
     population = Population(world, row_bytes=row_bytes)
     keys = [world.add_key(name) for name in _names(partners)]
-    events: list[Event] = []
+    wanted: list[Wanted] = []
+    now = world.clock.now()
     for number in range(races):
         place = PLACES[number % len(PLACES)]
         race = world.add_race(
             f"{place[0]} Run {number + 1}", [keys[number % partners]], place[3], address=_address(place)
         )
-        start = _at(world, race, 30 + number % 60, 7, 0)
-        days_id: int | None = None
-        for event_number in range(events_per_race):
-            name = _DISTANCES[event_number % len(_DISTANCES)]
-            event = world.add_event(race, name[0], start + timedelta(minutes=15 * event_number), days_id=days_id)
-            days_id = event.days_id
-            events.append(event)
-    each, more = divmod(registrations, len(events))
-    now = world.clock.now()
-    population.fill([Wanted(event, each + (at < more), now) for at, event in enumerate(events)])
+        for year in range(years):
+            start = _at(world, race, 30 + number % 60 - 364 * year, 7, 0)
+            days_id: int | None = None
+            for event_number in range(events_per_race):
+                name = _DISTANCES[event_number % len(_DISTANCES)]
+                event = world.add_event(race, name[0], start + timedelta(minutes=15 * event_number), days_id=days_id)
+                days_id = event.days_id
+                wanted.append(Wanted(event, 0, min(now, instant(start, race.zone))))
+    each, more = divmod(registrations, len(wanted))
+    for at, one in enumerate(wanted):
+        one.count = each + (at < more)
+    population.fill(wanted)
+    events = [one.event for one in wanted]
     if removed_share:
         for event in events:
             population.remove_some(event, removed_share)

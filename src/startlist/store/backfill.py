@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -33,7 +33,7 @@ class Counts:
 
     def plus(self, other: object) -> Counts:
         """These and another pass's figures together."""
-        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Counts)))
+        return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Counts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Progress:
     event_ids: frozenset[int] = frozenset()
     unread_event_ids: frozenset[int] = frozenset()
     checkpoint: dict[str, Any] | None = None
-    counts: Counts = Counts()  # noqa: RUF009  # never changed in place
+    counts: Counts = field(default_factory=Counts)
     finished_at: datetime | None = None
 
     @property
@@ -141,7 +141,7 @@ async def _load(conn: Connection, timing_partner_id: int, race_id: int | None) -
 async def save(conn: Connection, timing_partner_id: int, progress: Progress) -> None:
     """Keep where a race stands, in the transaction of the rows that it describes."""
     p = progress
-    values = {field.name: getattr(p.counts, field.name) for field in fields(Counts)}
+    values = {one.name: getattr(p.counts, one.name) for one in fields(Counts)}
     values |= {"partner": timing_partner_id, "race": p.race_id, "state": p.state, "reason": p.reason}
     values |= {"record_modified": p.record_modified, "finished": p.finished or p.state == "failed"}
     values |= {"events": sorted(p.event_ids), "unread": sorted(p.unread_event_ids)}
@@ -210,15 +210,20 @@ async def synced_since(conn: Connection, timing_partner_id: int, race_id: int, s
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
-async def begin_run(database: Database, conn: Connection, run_id: int) -> None:
-    """Show that the run is alive as long as this connection is, and close the runs that died without a word."""
+async def begin_run(database: Database, conn: Connection, run_id: int, partners: Collection[int]) -> None:
+    """Show that these partners' backfill is alive as long as this connection is; close runs that died without a word.
+
+    Nobody ever waits for these locks: they only tell.
+    """
     running = await (
         await conn.execute("select run_id from sync_runs where command = 'backfill' and status = 'running'")
     ).fetchall()
-    await conn.execute("select pg_advisory_lock(%s)", [run_key(database, run_id)])
+    await conn.execute("select pg_advisory_lock(%s)", [_run_key(database, run_id)])
+    for timing_partner_id in partners:
+        await conn.execute("select pg_advisory_lock_shared(%s)", [partner_key(database, timing_partner_id)])
     dead = []
     for (other,) in running:
-        key = run_key(database, other)
+        key = _run_key(database, other)
         row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
         if other != run_id and row and row[0]:
             dead.append(other)
@@ -226,9 +231,13 @@ async def begin_run(database: Database, conn: Connection, run_id: int) -> None:
     await conn.execute(CLOSE_DEAD_RUNS, [dead])
 
 
-def run_key(database: Database, run_id: int) -> int:
-    """The advisory lock that a living backfill holds."""
+def _run_key(database: Database, run_id: int) -> int:
     return database.lock_key("backfill run", run_id)
+
+
+def partner_key(database: Database, timing_partner_id: int) -> int:
+    """The advisory lock that living backfills of a partner's past share."""
+    return database.lock_key("backfill of", timing_partner_id)
 
 
 # -- for those who look ----------------------------------------------------------------------------------------------
@@ -255,6 +264,11 @@ class BackfillState:
     rows_removed: int
     api_calls: int
     updated_at: datetime
+
+    @property
+    def left(self) -> int:
+        """How many races are still to be read."""
+        return self.waiting + self.reading + self.failed
 
 
 STATES: LiteralString = """

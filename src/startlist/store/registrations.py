@@ -144,26 +144,31 @@ create temp table if not exists stage_registrations (
 ) on commit delete rows
 """
 
-KNOWN = """
+_KNOWN = """
 select event_id, registration_id, case when removed_at is null and missing_since is null then content_hash end,
        removed_at is not null, missing_since is not null
-from runsignup_participants
 """
 
 KNOWN_IN_RANGE = (
-    KNOWN
+    _KNOWN
     + """
+from runsignup_participants
 where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[])
   and registration_id > %(after)s and registration_id <= %(up_to)s
 """
 )
 
+# Key by key, whatever the planner believes of a table that it has no statistics of yet: that may be a first load, when
+# to go through all rows for each key looks cheap to it.
 KNOWN_BY_KEY = (
-    KNOWN
+    _KNOWN
     + """
-join unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event_id, registration_id)
-    using (event_id, registration_id)
-where timing_partner_id = %(partner)s
+from unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event, registration)
+cross join lateral (
+    select * from runsignup_participants
+    where timing_partner_id = %(partner)s and event_id = asked.event and registration_id = asked.registration
+    offset 0
+) as stored
 """
 )
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from startlist.config import Settings
-from startlist.store import partners
+from startlist.store import backfill, partners
+from startlist.store.backfill import BackfillState, partner_key
 from startlist.store.database import Connection, Database
 from startlist.store.partners import CredentialState
 from startlist.store.reading import Filters, reader, rows
@@ -73,6 +74,10 @@ class Holders:
             return None
         return race.running_since >= self.at or self.pid(database, race) is not None
 
+    def backfilling(self, database: Database, state: BackfillState) -> bool:
+        """Whether somebody is reading the partner's past, or waits to go on with it."""
+        return partner_key(database, state.timing_partner_id) in self.pids
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -82,6 +87,7 @@ class Status:
     races: list[RaceState]
     credentials: list[CredentialState]
     unlisted_quarantine: dict[int, int]
+    backfills: list[BackfillState]
 
 
 # Races that are stored, have a cursor, or were tried within a day (a race whose first pass failed is not stored).
@@ -96,7 +102,8 @@ known as (
     union
     select timing_partner_id, race_id from sync_cursors
     union
-    select timing_partner_id, race_id from sync_history where sync_history_id > (select after from recent)
+    select timing_partner_id, race_id from sync_history
+    where sync_history_id > (select after from recent) and sync_type <> 'backfill'
 ),
 standing as (
     select known.timing_partner_id, t.company_name, known.race_id, r.name, coalesce(e.timezone, r.timezone) as timezone,
@@ -139,13 +146,14 @@ standing as (
     left join lateral (
         select * from sync_history as h
         where h.timing_partner_id = known.timing_partner_id and h.race_id = known.race_id
-          and h.status not in ('running', 'skipped')
+          and h.status not in ('running', 'skipped') and h.sync_type <> 'backfill'
         order by h.sync_history_id desc
         limit 1
     ) as last on true
     left join lateral (
         select * from sync_history as h
         where h.timing_partner_id = known.timing_partner_id and h.race_id = known.race_id and h.status = 'running'
+          and h.sync_type <> 'backfill'
         order by h.sync_history_id desc
         limit 1
     ) as running on true
@@ -211,7 +219,8 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
         races = await rows(conn, RaceState, STATES, filters.values())
         credentials = await partners.states(conn, settings, timing_partner_id=filters.timing_partner_id)
         unlisted = await (await conn.execute(UNLISTED, {"partner": filters.timing_partner_id})).fetchall()
-    return Status(holders, races, credentials, dict(unlisted))
+        backfills = await backfill.states(conn, filters.timing_partner_id)
+    return Status(holders, races, credentials, dict(unlisted), backfills)
 
 
 async def _holders(conn: Connection) -> Holders:

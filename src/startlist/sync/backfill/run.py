@@ -81,7 +81,7 @@ async def _run(context: Context, options: Options, progress: BackfillProgress) -
     numbers = [own[0].timing_partner_id for own in selected]
     async with context.admin() as conn:
         context.run_id = await history.open_run(conn, "backfill", "backfill")
-        await backfill.begin_run(context.database, conn, context.run_id)
+        await backfill.begin_run(context.database, conn, context.run_id, numbers)
         if options.restart or options.retry:
             await backfill.forget(conn, numbers, None if options.restart else backfill.NOT_DONE)
     summary = BackfillSummary(context.run_id, context.now(), [])
