@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCH_PYTHON = ROOT / ".venv-bench" / "bin" / "python"  # `make` makes it, for dlt and the picture
 _LIBRARIES = ("psycopg", "msgspec", "httpx2")
+_BENCH_LIBRARIES = ("dlt", "pyarrow", "psycopg2-binary")
 
 
 def facts(server_version: str) -> dict[str, str]:
@@ -20,8 +22,17 @@ def facts(server_version: str) -> dict[str, str]:
         "Python": platform.python_version(),
         "PostgreSQL": server_version,
         "libraries": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
+        "of dlt": _bench_libraries(),
         "commit": _commit(),
     }
+
+
+def _bench_libraries() -> str:
+    if not BENCH_PYTHON.exists():
+        return "not installed, not measured"
+    program = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    done = subprocess.run([BENCH_PYTHON, "-c", program, *_BENCH_LIBRARIES], capture_output=True, text=True, check=True)
+    return ", ".join(f"{name} {found}" for name, found in zip(_BENCH_LIBRARIES, done.stdout.split(), strict=True))
 
 
 def _processor() -> str:

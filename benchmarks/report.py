@@ -3,56 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 
-from benchmarks.stand import Figures
+from benchmarks.goals import judged, of
+from benchmarks.growth import Growth
+from benchmarks.results import CHANGED, CHANGED_ONLY, FIRST, QUIET, STARTLIST, UNCHANGED, Result
 
-FIRST = "first full sync"
-UNCHANGED = "full sync again (forced), nothing changed"
-CHANGED = "incremental sync, 1 % changed"
-QUIET = "incremental sync, nothing changed"
-BASE_FIRST = "row at a time: first"
-BASE_UPDATE = "row at a time: again, nothing changed"
-BASE_COMPARE = "row at a time: again, only comparing last_modified"
-MEMORY_FIRST = "first full sync"
-MEMORY_FULL = "forced full sync"
-
-FIRST_GOAL, UNCHANGED_GOAL, MEMORY_GOAL = 15_000, 60_000, 100
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measured process: what it was, which run, its rows and calls."""
-
-    name: str
-    run: int
-    rows: int
-    calls: int
-    figures: Figures
-
-    @property
-    def rate(self) -> float:
-        """Rows per second, of the whole process."""
-        return self.rows / self.figures.seconds
-
-    @property
-    def cpu_per_row(self) -> float:
-        """Microseconds of CPU of client and PostgreSQL; hardly touched by what else the machine does."""
-        return (self.figures.cpu + (self.figures.postgres_cpu or 0)) / self.rows * 1e6
-
-    @property
-    def megabytes(self) -> float:
-        """Peak memory of the process."""
-        return self.figures.peak_rss / 1e6
-
+PEERS_TEXT = Path(__file__).with_name("PEERS.md")
+PROFILE_TEXT = Path(__file__).with_name("PROFILE.md")
+PICTURE = "growth.svg"
 
 _COLUMNS = (
     "run",
     "seconds",
     "rows",
     "rows/s",
+    "µs CPU/row",
     "CPU s Python",
     "PostgreSQL",
     "sandbox",
@@ -71,84 +39,119 @@ def facts(found: dict[str, str]) -> list[str]:
 def line(result: Result) -> str:
     """One measurement on a terminal."""
     named = zip(_COLUMNS[1:], _cells(result)[1:], strict=True)
-    return f"{result.name} (run {result.run}): " + ", ".join(f"{name} {cell}" for name, cell in named)
+    what = f"{result.case}, {result.contender} (run {result.run})"
+    return f"{what}: " + ", ".join(f"{name} {cell}" for name, cell in named)
 
 
-def summary(results: Sequence[Result]) -> str:
-    """The goals, and the comparison, as far as they were measured."""
-    lines = _goals(results) + _ratios(results)
-    return "\n".join(lines)
+def summary(results: Sequence[Result], growth: Growth | None) -> str:
+    """The goals, as far as they were measured."""
+    return "\n".join(judged(results, growth))
 
 
-def document(found: dict[str, str], results: Sequence[Result], *, registrations: int, per_race: int) -> str:
+def document(
+    found: dict[str, str], results: Sequence[Result], growth: Growth | None, *, registrations: int, per_race: int
+) -> str:
     """Everything, as Markdown."""
     lines = [
         "# Results",
         "",
-        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with `make bench`; every figure is of a whole child process,"
-        " from its start to its end, interpreter and imports included. Sandbox, PostgreSQL (embedded, with the settings"
-        f" that Startlist gives it, `fsync` on) and sync share the machine. {registrations:,} registrations of about"
-        f" 2 KB of JSON in races of {per_race:,} (pages of 2,500), one timing partner, two lanes.",
+        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with `make bench`, which wrote this file. Every figure is of"
+        " a whole child process, from its start to its end, interpreter and imports included. The sandbox, PostgreSQL"
+        " (embedded, with the settings that Startlist gives it, `fsync` on) and whoever is measured share the machine."
+        f" {registrations:,} registrations of about 2 KB of JSON in races of {per_race:,} (pages of 2,500), one timing"
+        " partner, two calls at once.",
         "",
         *(f"* {fact}" for fact in facts(found)),
         "",
         "## Goals",
         "",
-        *(f"* {text}" for text in _goals(results)),
+        *(f"* {text}" for text in judged(results, growth)),
         "",
-        "## Against row at a time",
+        "## Compared",
         "",
-        "`benchmarks/baseline.py`: a `SELECT` by primary key for each registration, then an `INSERT` or an `UPDATE`;"
-        " one commit a page, prepared statements. It reads no removals and keeps no history of changes.",
-        "",
-        *(f"* {text}" for text in _ratios(results)),
-        "",
-        "## All runs",
+        "Medians; CPU in seconds. Rows are the registrations that the process received.",
         "",
     ]
-    for name in dict.fromkeys(result.name for result in results):
-        lines += [f"### {name[0].upper()}{name[1:]}", "", *_table(r for r in results if r.name == name), ""]
+    for case in (FIRST, UNCHANGED, CHANGED, CHANGED_ONLY, QUIET):
+        lines += _comparison(case, [result for result in results if result.case == case])
+    lines += [PEERS_TEXT.read_text()]
+    if growth and growth.steps:
+        lines += _grown(growth)
+    lines += [PROFILE_TEXT.read_text(), "## All runs", ""]
+    every = [*results, *(growth.results if growth else [])]
+    for case, contender in dict.fromkeys((result.case, result.contender) for result in every):
+        lines += [f"### {case}: {contender}", "", *_table(of(every, contender, case)), ""]
     return "\n".join(lines)
 
 
-def _goals(results: Sequence[Result]) -> list[str]:
-    lines = []
-    for name, goal in ((FIRST, FIRST_GOAL), (UNCHANGED, UNCHANGED_GOAL)):
-        if rates := [result.rate for result in results if result.name == name]:
-            lines.append(
-                f"{name}: median {median(rates):,.0f} rows/s, from {min(rates):,.0f} to {max(rates):,.0f};"
-                f" goal {goal:,}: {_met(median(rates) >= goal)}"
+def _comparison(case: str, results: Sequence[Result]) -> list[str]:
+    if not results:
+        return []
+    few = case in (CHANGED_ONLY, QUIET)  # where a rate says nothing
+    head = (
+        "",
+        "runs",
+        "seconds",
+        "rows",
+        "rows/s",
+        "µs CPU/row",
+        "Python",
+        "PostgreSQL",
+        "WAL MB",
+        "peak MB",
+        "calls",
+        "",
+    )
+    lines = [f"### {case}", "", _row(head), "|:--|" + "--:|" * 10 + ":--|"]
+    ours = [r.figures.seconds for r in of(results, STARTLIST, case)]
+    for contender in dict.fromkeys(result.contender for result in results):
+        runs = of(results, contender, case)
+        seconds = median(r.figures.seconds for r in runs)
+        lines.append(
+            _row(
+                (
+                    contender,
+                    str(len(runs)),
+                    f"{seconds:.2f}",
+                    f"{median(r.rows for r in runs):,.0f}",
+                    "" if few else f"{median(r.rate for r in runs):,.0f}",
+                    "" if few else f"{median(r.cpu_per_row for r in runs):,.0f}",
+                    f"{median(r.figures.cpu for r in runs):.1f}",
+                    f"{median(r.figures.postgres_cpu or 0 for r in runs):.1f}",
+                    f"{median(r.figures.wal for r in runs) / 1e6:,.0f}",
+                    f"{median(r.megabytes for r in runs):,.0f}",
+                    f"{median(r.figures.calls for r in runs):,.0f}",
+                    f"{seconds / median(ours):.1f} × the time" if ours and contender != STARTLIST else "",
+                )
             )
-    if any(result.name == UNCHANGED for result in results):
-        lines.append(f"{UNCHANGED}: no row of runsignup_participants was written in any run (checked)")
-    if sizes := [result for result in results if not result.name.startswith("row at a time")]:
-        peak = max(result.megabytes for result in sizes)
-        lines.append(f"peak memory of any sync: {peak:.0f} MB; goal below {MEMORY_GOAL}: {_met(peak < MEMORY_GOAL)}")
-    lines += [f"peak memory, {r.name}: {r.megabytes:.0f} MB" for r in results if " of " in r.name]
-    return lines
+        )
+    return [*lines, ""]
 
 
-def _ratios(results: Sequence[Result]) -> list[str]:
-    lines = []
-    for ours, theirs in ((FIRST, BASE_FIRST), (UNCHANGED, BASE_UPDATE), (UNCHANGED, BASE_COMPARE)):
-        found = [[result for result in results if result.name == name] for name in (ours, theirs)]
-        if all(found):
-            fast, slow = (median(result.rate for result in each) for each in found)
-            cheap, dear = (median(result.cpu_per_row for result in each) for each in found)
-            lines.append(
-                f"{ours}: {fast:,.0f} rows/s; {theirs}: {slow:,.0f} rows/s: {fast / slow:.1f} times as fast, with"
-                f" {cheap:.0f} against {dear:.0f} microseconds of CPU a row (Python and PostgreSQL together)"
-            )
-    return lines
-
-
-def _met(reached: bool) -> str:
-    return "reached" if reached else "NOT reached"
+def _grown(growth: Growth) -> list[str]:
+    windows = ((f"{stored:,}", f"{rate:,.0f}") for stored, rate in growth.windows())
+    return [
+        "## Growth",
+        "",
+        f"One first sync of {growth.registrations:,} registrations, and before and after it incremental passes of"
+        " another timing partner with one race, of which a few bibs had been changed. Between the load and those"
+        " passes the table is vacuumed and analysed, so that autovacuum does not do it within a measurement.",
+        "",
+        f"![Rows a second and memory against rows stored; the cost of incremental passes]({PICTURE})",
+        "",
+        "| rows stored | rows/s in this window |",
+        "|--:|--:|",
+        *(_row(cells) for cells in windows),
+        "",
+    ]
 
 
 def _table(results: Iterable[Result]) -> list[str]:
-    rows = [f"| {' | '.join(_COLUMNS)} |", "|" + "--:|" * len(_COLUMNS)]
-    return rows + [f"| {' | '.join(_cells(result))} |" for result in results]
+    return [_row(_COLUMNS), "|" + "--:|" * len(_COLUMNS), *(_row(_cells(result)) for result in results)]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -158,11 +161,12 @@ def _cells(result: Result) -> tuple[str, ...]:
         f"{figures.seconds:.2f}",
         f"{result.rows:,}",
         f"{result.rate:,.0f}",
+        f"{result.cpu_per_row:,.0f}",
         f"{figures.cpu:.2f}",
         _seconds(figures.postgres_cpu),
         _seconds(figures.sandbox_cpu),
         f"{figures.wal / 1e6:.1f}",
-        f"{result.calls:,}",
+        f"{figures.calls:,}",
         f"{result.megabytes:.0f}",
         f"{figures.load:.1f}",
     )

@@ -49,7 +49,7 @@ class Sandbox:
     pid: int
     facts: dict[str, Any]
 
-    def ask(self, name: str, **arguments: object) -> Any:
+    def ask(self, name: str, /, **arguments: object) -> Any:
         """Have the sandbox do one of its `/_sandbox/` changes."""
         request = urllib.request.Request(
             f"{self.url.removesuffix('/rest')}/_sandbox/{name}",
@@ -77,7 +77,7 @@ class Stand:
         """A connection for looking at what a run left."""
         return psycopg.connect(self.url, autocommit=True)
 
-    def one(self, query: LiteralString, values: Sequence[object] = ()) -> Any:
+    def one(self, query: LiteralString | sql.Composed, values: Sequence[object] = ()) -> Any:
         """The one value that a query gives."""
         with self.connect() as conn:
             row = conn.execute(query, values).fetchone()
