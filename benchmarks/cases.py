@@ -34,6 +34,9 @@ from benchmarks.results import (
 from benchmarks.stand import Figures, Sandbox, Stand
 
 SCHEMA = "bench"
+# Of the sandbox's clock, between changes and the pass that reads them: the pass after that one reads the last minute
+# before it once more, and is to find only its own changes.
+PAUSE_SECONDS = 120
 REGISTRATIONS = sql.Identifier(SCHEMA, "runsignup_participants")
 BARE = sql.Identifier("peer_copy", "participants")
 
@@ -80,12 +83,13 @@ def syncs(ground: Stand, world: Sandbox, registrations: int, run: int) -> Iterat
     yield _synced(UNCHANGED, run, figures)
 
     changed = change(ground, world, REGISTRATIONS, registrations // 100, seed=run)
+    world.ask("clock", advance=PAUSE_SECONDS)
     figures = ground.sync(SCHEMA, world, "--force-full-sync")
     expect("rows updated", total(figures, "rows_updated"), changed)
     yield _synced(CHANGED, run, figures)
 
-    world.ask("clock", advance=120)  # a pass reads the minute before its watermark again; not those changes, too
     changed = change(ground, world, REGISTRATIONS, registrations // 100, seed=run + 100)
+    world.ask("clock", advance=PAUSE_SECONDS)
     figures = ground.sync(SCHEMA, world)
     expect("rows updated", total(figures, "rows_updated"), changed)
     yield _synced(CHANGED_ONLY, run, figures)
@@ -116,7 +120,7 @@ def peer_cases(ground: Stand, world: Sandbox, peer: Peer, registrations: int, ru
             _change_for(ground, world, peer, registrations, seed=run + 300)
             yield measured(peer.compare, CHANGED, "--compare")
         if peer.keeps_state:
-            since = int(world.ask("clock", advance=120)["now"])
+            since = int(world.ask("clock", advance=PAUSE_SECONDS)["now"])
             _change_for(ground, world, peer, registrations, seed=run + 400)
             yield measured(peer.name, CHANGED_ONLY, "--since", str(since))
     ground.drop(peer.schema, f"{peer.schema}_staging")

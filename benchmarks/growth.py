@@ -13,7 +13,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from benchmarks.cases import SCHEMA, change, expect, total
+from benchmarks.cases import PAUSE_SECONDS, SCHEMA, change, expect, total
 from benchmarks.results import (
     GROWTH_AFTER,
     GROWTH_BEFORE,
@@ -28,7 +28,6 @@ SMALL = 2  # the timing partner with the single race
 BIBS = 20
 WINDOWS = 20
 SAMPLE_SECONDS = 0.25
-PAUSE_SECONDS = 120  # of the sandbox's clock: a pass reads the minute before its watermark again
 # Each page's answer and how many registrations it held; it is stored a few hundredths of a second later.
 _PAGES = sql.SQL(
     "select extract(epoch from min(started_at) over ())::float8,"
@@ -104,8 +103,8 @@ def _apart(world: Sandbox) -> tuple[str, str]:
 
 def _passes(ground: Stand, world: Sandbox, case: str, runs: int, growth: Growth) -> Iterator[Result]:
     for run in range(1, runs + 1):
-        world.ask("clock", advance=PAUSE_SECONDS)
         change(ground, world, _SMALL_ROWS, BIBS, seed=run + (100 if case == GROWTH_AFTER else 0))
+        world.ask("clock", advance=PAUSE_SECONDS)
         figures = ground.sync(SCHEMA, world, "--timing-partner", str(SMALL))
         expect("rows updated", total(figures, "rows_updated"), BIBS)
         yield _kept(growth, case, run, figures)

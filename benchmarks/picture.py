@@ -41,12 +41,12 @@ def main(file: Path, data: dict[str, Any]) -> None:
 
     for axis in (rate, memory):
         axis.xaxis.set_major_formatter(thousands)
-        axis.set_ylim(bottom=0)
     for place, (name, values) in enumerate(data["passes"].items()):
         cost.plot([place] * len(values), values, "o", color=INK, alpha=0.6)
         cost.annotate(name, (place, 0), xytext=(0, 6), textcoords="offset points", ha="center")
-    cost.set(title="Incremental pass of one race: CPU seconds", xlim=(-0.6, 1.6), xticks=[])
-    cost.set_ylim(bottom=0)
+    cost.set(title="Incremental pass: CPU seconds", xlim=(-0.6, 1.6), xticks=[])
+    for axis in (rate, memory, cost):
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
 
 
