@@ -149,28 +149,24 @@ select event_id, registration_id, case when removed_at is null and missing_since
        removed_at is not null, missing_since is not null
 """
 
-KNOWN_IN_RANGE = (
-    _KNOWN
-    + """
+KNOWN_IN_RANGE = """
+<known>
 from runsignup_participants
 where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[])
   and registration_id > %(after)s and registration_id <= %(up_to)s
-"""
-)
+""".replace("<known>", _KNOWN)
 
 # Key by key, whatever the planner believes of a table that it has no statistics of yet: that may be a first load, when
 # to go through all rows for each key looks cheap to it.
-KNOWN_BY_KEY = (
-    _KNOWN
-    + """
+KNOWN_BY_KEY = """
+<known>
 from unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event, registration)
 cross join lateral (
     select * from runsignup_participants
     where timing_partner_id = %(partner)s and event_id = asked.event and registration_id = asked.registration
     offset 0
 ) as stored
-"""
-)
+""".replace("<known>", _KNOWN)
 
 # A key that was not sent is not a null: what is stored stays.
 KEEP_ABSENT = """
