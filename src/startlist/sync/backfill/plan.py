@@ -39,12 +39,14 @@ class Options:
 def past_events(
     events: Iterable[Event | StoredEvent], listed: Collection[int], options: Options, now: datetime
 ) -> list[int]:
-    """The events that are over and that the sync does not keep fresh, the newest first.
+    """The events that are over, not gone, and that the sync does not keep fresh, the newest first.
 
     `listed`: those that RunSignup's race list shows; without a readable start they are the sync's.
     """
     over: dict[int, datetime] = {}
     for event in events:
+        if isinstance(event, StoredEvent) and event.gone_at is not None:
+            continue
         if counts(event, KEPT_FRESH_DAYS, now, listed=event.event_id in listed):
             continue
         if options.since is None or event.race_day is None or event.race_day >= options.since:
@@ -62,7 +64,7 @@ def due(
         return None
     if listed is not None and listed.last_modified != progress.record_modified:
         return "race changed"
-    known = [event for event in stored.events if event.gone_at is None] if stored else []
+    known = stored.events if stored else []
     current = {event.event_id for event in listed.events} if listed else set()
     new = set(past_events(known, current, options, now)) - progress.event_ids - progress.unread_event_ids
     return "over since: event " + ", ".join(map(str, sorted(new))) if new else None

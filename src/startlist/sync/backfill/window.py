@@ -40,7 +40,7 @@ class Window:
         if self._holds(here.time()):
             return None
         day, opens = here.date(), self._instant(here.date())
-        while opens <= now:  # it was open today already
+        while opens <= now or not self._holds(opens.astimezone(self.zone).time()):  # it was open, or the clocks skip it
             day += timedelta(days=1)
             opens = self._instant(day)
         return opens
