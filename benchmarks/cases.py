@@ -161,6 +161,9 @@ def _bare_copy(ground: Stand, world: Sandbox, registrations: int, run: int) -> R
             conn.execute("create schema peer_copy")
             like = "create table {} (like {} including defaults including compression including storage)"
             conn.execute(sql.SQL(like).format(BARE, REGISTRATIONS))
+            for name, value in conn.execute(_OPTIONS, [SCHEMA]).fetchall():
+                option = sql.SQL("alter table {} set ({} = {})")
+                conn.execute(option.format(BARE, sql.Identifier(name), sql.Literal(value)))
         command = [sys.executable, "-m", "benchmarks.peers.bare_copy", ground.url, "peer_copy.participants", file.name]
         figures = ground.measure(command, world)
     expect("rows copied", figures.output["rows"], registrations)
@@ -180,6 +183,10 @@ def _count(ground: Stand, table: sql.Composable) -> int:
     return int(ground.one(sql.SQL("select count(*) from {}").format(table)))
 
 
+_OPTIONS: LiteralString = (
+    "select option_name, option_value from pg_class, pg_options_to_table(reloptions)"
+    " where relnamespace = %s::regnamespace and relname = 'runsignup_participants'"
+)
 _WRITTEN: LiteralString = (
     "select array[n_tup_ins, n_tup_upd, n_tup_del, n_tup_hot_upd] from pg_stat_user_tables"
     " where schemaname = %s and relname = 'runsignup_participants'"

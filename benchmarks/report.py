@@ -161,7 +161,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         f"{figures.seconds:.2f}",
         f"{result.rows:,}",
         f"{result.rate:,.0f}",
-        f"{result.cpu_per_row:,.0f}",
+        f"{result.cpu_per_row:,.0f}" if result.rows else "-",
         f"{figures.cpu:.2f}",
         _seconds(figures.postgres_cpu),
         _seconds(figures.sandbox_cpu),
