@@ -37,7 +37,7 @@ def event(event_id: int = 11, start: datetime | None = NOW, end: datetime | None
 def stored(*events: StoredEvent, **more: Any) -> StoredRace:
     given: dict[str, Any] = {
         "race_id": 7, "credential_id": 1, "name": "Turkey Trot", "last_modified": NOW - timedelta(days=90),
-        "record_read_at": NOW - timedelta(days=2), "gone_at": None, "events": list(events),
+        "record_read_at": NOW - timedelta(days=2), "gone_at": None, "has_events": bool(events), "events": list(events),
     }  # fmt: skip
     return StoredRace(**given | more)
 

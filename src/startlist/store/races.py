@@ -71,7 +71,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredRace:
-    """What the plan needs of a race that is stored."""
+    """What the plan needs of a race that is stored; `has_events`: some are, if not among those asked for."""
 
     race_id: int
     credential_id: int | None
@@ -79,6 +79,7 @@ class StoredRace:
     last_modified: datetime | None
     record_read_at: datetime | None
     gone_at: datetime | None
+    has_events: bool
     events: list[StoredEvent]
 
 
@@ -140,9 +141,14 @@ where (e.race_id, e.race_event_days_id, e.name, e.event_type, e.start_time, e.en
 
 STORED = """
 select r.race_id, r.credential_id, r.name, r.last_modified, r.record_read_at, r.gone_at,
+       exists (select from runsignup_events as any_event
+               where any_event.timing_partner_id = r.timing_partner_id and any_event.race_id = r.race_id),
        e.event_id, e.start_time, e.end_time, e.timezone, e.race_day, e.gone_at, e.first_full_at
 from runsignup_races as r
-left join runsignup_events as e on e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id
+left join runsignup_events as e
+    on e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id
+    and (%(ended_after)s::timestamptz is null or e.start_time is null
+         or greatest(e.start_time, e.end_time) > %(ended_after)s)
 where r.timing_partner_id = %(partner)s and (%(race)s::bigint is null or r.race_id = %(race)s::bigint)
 order by r.race_id, e.event_id
 """
@@ -182,13 +188,18 @@ def _values(sent: Race | Event, timing_partner_id: int) -> dict[str, Any]:
     return values
 
 
-async def stored_races(conn: Connection, timing_partner_id: int, race_id: int | None = None) -> dict[int, StoredRace]:
-    """The partner's stored races (or one) by race id, each with its events."""
+async def stored_races(
+    conn: Connection, timing_partner_id: int, race_id: int | None = None, *, ended_after: datetime | None = None
+) -> dict[int, StoredRace]:
+    """The partner's stored races (or one) by race id, each with its events, or with those that end after an instant."""
     found: dict[int, StoredRace] = {}
-    async for number, credential, name, modified, read_at, gone_at, *event in await conn.execute(
-        STORED, {"partner": timing_partner_id, "race": race_id}
-    ):
-        race = found.setdefault(number, StoredRace(number, credential, name, modified, read_at, gone_at, []))
+    values = {"partner": timing_partner_id, "race": race_id, "ended_after": ended_after}
+    for number, credential, name, modified, read_at, gone_at, has_events, *event in await (
+        await conn.execute(STORED, values)
+    ).fetchall():
+        race = found.get(number)
+        if race is None:
+            found[number] = race = StoredRace(number, credential, name, modified, read_at, gone_at, has_events, [])
         if event[0] is not None:
             race.events.append(StoredEvent(*event))
     return found

@@ -41,6 +41,10 @@ class Options:
         """The first day whose races are listed, in RunSignup's own zone."""
         return now.astimezone(EASTERN).date() - timedelta(days=max(self.include_past_days, 8))
 
+    def events_from(self, now: datetime) -> datetime | None:
+        """No event that ended before this counts, in whatever zone; None where a named race may be over for long."""
+        return None if self.race_id is not None else now - timedelta(days=self.include_past_days + 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -102,7 +106,7 @@ def needs_record(stored: StoredRace | None, listed: Race | None, next_start: dat
         return "race changed"
     if stored.record_read_at is not None and now - stored.record_read_at < RECORD_IS_FRESH:
         return None
-    if listed is None and not stored.events:
+    if listed is None and not stored.has_events:
         return "not listed"
     return "starts within 7 days" if next_start - now <= RACE_WEEK else None
 

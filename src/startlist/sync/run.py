@@ -104,7 +104,9 @@ async def _plan_partner(
     works = [CredentialWork(context, options, credential, partner) for credential in own]
     await list_all(works)
     async with context.admin() as conn:
-        stored = await races.stored_races(conn, partner.timing_partner_id, options.race_id)
+        stored = await races.stored_races(
+            conn, partner.timing_partner_id, options.race_id, ended_after=options.events_from(context.now())
+        )
     usable = [work for work in works if not work.refusal]
     if usable:
         for race_id in _selected(options, usable, stored):
