@@ -72,7 +72,7 @@ def test_a_connection_is_lost(connection: str, moment: Moment, database: Databas
 def test_the_run_fails_when_only_its_own_connection_is_lost(database: Database, cli: Cli) -> None:
     with scene(database, cli, registrations=2_400) as at:
         with at.held(AT_A_CALL, answer_after=2) as child:
-            lose(at, "startlist sync")
+            lose(at, "startlist run")
             fails_clearly(child)
         assert at.history() == [("completed", None, True)]
         assert at.runs() == [("failed", True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -10,7 +11,7 @@ from alembic.script import ScriptDirectory
 
 from startlist.errors import DatabaseError, SchemaError
 from startlist.store import migrate
-from startlist.store.database import SCHEMA_REVISION, Database
+from startlist.store.database import SCHEMA_REVISION, Database, check_revision
 from tests.support import with_option
 
 
@@ -43,6 +44,23 @@ async def test_a_second_upgrade_changes_nothing(database: Database) -> None:
         assert await migrate.upgrade(database) == migrate.Upgrade(SCHEMA_REVISION, SCHEMA_REVISION)
         found = await connection.execute("select company_name from timing_partners")
         assert await found.fetchall() == [("kept",)]
+
+
+async def test_a_schema_of_the_first_revision_is_upgraded_with_what_it_holds(empty: Database) -> None:
+    first = Path(migrate.__file__).with_name("migrations") / "versions" / "0001_initial.sql"
+    async with await empty.connect() as connection:
+        await connection.execute("create schema startlist")
+        await connection.execute(first.read_bytes())
+        await connection.execute("create table startlist_version (version_num varchar(32) primary key)")
+        await connection.execute("insert into startlist_version values ('0001')")
+        await connection.execute("insert into timing_partners (company_name) values ('kept')")
+        with pytest.raises(SchemaError, match="run `startlist init`"):
+            check_revision(await empty.revision(connection), empty.schema)
+        assert await migrate.upgrade(empty) == migrate.Upgrade("0001", SCHEMA_REVISION)
+        check_revision(await empty.revision(connection), empty.schema)
+        found = await connection.execute("select company_name from timing_partners")
+        assert await found.fetchall() == [("kept",)]
+    assert "backfill_progress" in await names(empty)
 
 
 async def test_upgrades_at_once_wait_for_each_other(empty: Database) -> None:

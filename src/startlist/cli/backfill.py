@@ -66,11 +66,11 @@ def backfill(
     other backfills hold every race that is left.
 
     Examples:
-        startlist backfill --dry-run                  what it would take
-        startlist backfill                            all of it
-        startlist backfill --since 2024-01-01         the last years only
-        startlist backfill --between 22:00-05:00      at night only
-        startlist backfill --retry                    ask again for what could not be read
+        startlist backfill --dry-run                what it would take
+        startlist backfill                          all of it
+        startlist backfill --since 2024-01-01       the last years only
+        startlist backfill --between 22:00-05:00    at night only
+        startlist backfill --retry                  what could not be read
     """
     from startlist.sync.backfill.plan import Options
     from startlist.sync.backfill.window import Window

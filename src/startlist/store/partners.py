@@ -12,6 +12,7 @@ from psycopg.rows import class_row, dict_row
 
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, StartlistError
+from startlist.store import backfill
 from startlist.store.cursors import lock_race
 from startlist.store.database import Connection, Database, translated
 from startlist.store.sealing import SEALED, KeyRing, hold_key
@@ -327,10 +328,12 @@ async def remove(database: Database, timing_partner_id: int) -> None:
     with translated():
         async with await database.connect(name="startlist remove") as conn:  # its end frees the locks of the races
             for (race_id,) in await (await conn.execute(races, [timing_partner_id])).fetchall():
-                if not await lock_race(database, conn, timing_partner_id, race_id):
+                free = await backfill.claim(database, conn, timing_partner_id, race_id)
+                if not free or not await lock_race(database, conn, timing_partner_id, race_id):
                     raise StartlistError(
-                        f"race {race_id} of timing partner {timing_partner_id} is being synced: wait for the sync"
-                        " or end it, then remove again; nothing was removed"
+                        f"race {race_id} of timing partner {timing_partner_id} is being read by a"
+                        f" {'sync' if free else 'backfill'}: wait for it or end it, then remove again;"
+                        " nothing was removed"
                     )
             query = "delete from timing_partners where timing_partner_id = %s"
             if (await conn.execute(query, [timing_partner_id])).rowcount == 0:

@@ -28,7 +28,8 @@ class PastJob:
 class PastOutcome:
     """How far a race's past came. `state` is that of `backfill_progress`, or `held`: somebody else is at it.
 
-    `until` is set when it waits for its budget or its hours; `figures` are those of this leg alone.
+    `until` is set when it waits for its budget or its hours; `figures` are those of this leg alone; `elsewhere` says
+    that another backfill has finished it meanwhile.
     """
 
     state: str
@@ -38,3 +39,4 @@ class PastOutcome:
     wait: float = 0.0
     until: datetime | None = None
     error: StartlistError | None = None
+    elsewhere: bool = False

@@ -133,7 +133,7 @@ class _Past:
         self.before = await backfill.load(conn, *self.key)
         self.stored = (await races.stored_races(conn, *self.key)).get(job.race_id)
         if due(self.before, self.stored, job.listed, job.options, self.means.now()) is None:
-            return PastOutcome(self.before.state, self.before.reason)  # another backfill was here meanwhile
+            return PastOutcome(self.before.state, self.before.reason, elsewhere=True)
         self.open_quarantine = await quarantine.open_records(conn, *self.key) > 0
         self.at = PastCheckpoint.of(self.before.checkpoint) or PastCheckpoint.begin([], None, self.begun)
         self.history_id = await history.open_pass(

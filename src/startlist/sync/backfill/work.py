@@ -41,6 +41,11 @@ class Planned:
     tried: int = 0
     figures: Figures | None = None
 
+    @property
+    def untouched(self) -> bool:
+        """Whether this run has read nothing of it."""
+        return self.figures is None or not self.figures.api_calls
+
 
 class PastWork(CredentialInUse):
     """One credential in one backfill."""
@@ -162,8 +167,12 @@ class PastWork(CredentialInUse):
 
     def _ended(self, planned: Planned, outcome: PastOutcome) -> None:
         job, figures = planned.job, outcome.figures
-        self.partner.races.append(PastSummary(job.race_id, planned.name, outcome))
         self.progress.past_ended(self.key[0], job.race_id, outcome)
+        if outcome.elsewhere and planned.untouched:
+            self.partner.finished_before += 1
+            self.partner.left_alone += outcome.state in AMISS
+            return
+        self.partner.races.append(PastSummary(job.race_id, planned.name, outcome))
         level = log.info if outcome.state not in AMISS else log.warning
         level(
             "backfill.race", timing_partner_id=self.key[0], race_id=job.race_id, state=outcome.state,
