@@ -21,6 +21,10 @@ from startlist.sandbox.server import Sandbox
 from startlist.store import partners
 from startlist.store.database import Connection, Database
 from startlist.store.sealing import open_key_ring
+from startlist.sync.backfill.plan import Options as PastOptions
+from startlist.sync.backfill.progress import BackfillProgress
+from startlist.sync.backfill.run import run as run_backfill
+from startlist.sync.backfill.summary import BackfillSummary
 from startlist.sync.context import Context
 from startlist.sync.gate import utc_now
 from startlist.sync.plan import Options
@@ -137,6 +141,25 @@ class Rig:
         await self.check()
         return done
 
+    async def backfill(
+        self,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], Awaitable[None]] = nobody_waits,
+        progress: BackfillProgress | None = None,
+        **options: Any,
+    ) -> BackfillSummary:
+        """One backfill, as `startlist backfill` makes it, checked against the sandbox's log."""
+        self.control.reset_log()
+        told = progress or BackfillProgress()
+        done = await run_backfill(
+            lambda: self.context(now=now, sleep=sleep, progress=told), PastOptions(**options), told
+        )
+        self.calls = self.control.log()
+        assert done.to_json()["api_calls"] == len(self.calls)
+        await self.check()
+        return done
+
     async def plan(self, **options: Any) -> tuple[list[PlannedPass], list[str]]:
         """What `sync --dry-run` prints."""
         self.control.reset_log()
@@ -228,6 +251,12 @@ class Rig:
     async def last_pass(self, race_id: int = RACE) -> Row:
         found = await self.rows("select * from sync_history where race_id = %s order by sync_history_id", race_id)
         return found[-1]
+
+    async def past(self, race_id: int = RACE, partner: int = 1) -> Row:
+        """How far a race's past is read."""
+        return await self.one(
+            "select * from backfill_progress where race_id = %s and timing_partner_id = %s", race_id, partner
+        )
 
     async def cursor(self, race_id: int = RACE) -> Row:
         return await self.one("select * from sync_cursors where race_id = %s", race_id)
