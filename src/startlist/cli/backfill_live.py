@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from startlist.cli import words
 from startlist.cli.output import console
@@ -17,6 +18,8 @@ from startlist.sync.backfill.job import PastOutcome
 from startlist.sync.backfill.plan import calls_to_come, seconds_to_come
 from startlist.sync.backfill.progress import BackfillProgress
 from startlist.sync.backfill.window import Window
+
+LONGEST_NAME = 22
 
 
 @dataclass(slots=True)
@@ -38,11 +41,10 @@ class LiveBackfill(BackfillProgress):
         self._zone = zone
         self._between = between
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("races"),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=8, table_column=Column(min_width=4)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console(stderr=True),
             transient=True,
         )
@@ -61,7 +63,9 @@ class LiveBackfill(BackfillProgress):
 
     def past_planned(self, timing_partner_id: int, company_name: str, races: int, finished: int, per_hour: int) -> None:
         known = self._partners.get(timing_partner_id)  # when it goes on after the database was away
-        task = known.task if known else self._bar.add_task(f"{timing_partner_id} {company_name}", figures="")
+        name = f"{timing_partner_id} {company_name}"
+        name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+        task = known.task if known else self._bar.add_task(name, figures="")
         partner = _Partner(task, races, finished, per_hour)
         if known:
             partner.rows, partner.calls, partner.left = known.rows, known.calls, known.left
@@ -94,9 +98,9 @@ class LiveBackfill(BackfillProgress):
         seconds = max(time.monotonic() - self._began, 0.001)
         done = partner.finished + partner.read
         left = sum(partner.left.values())
-        figures = f"{partner.rows:,} registrations, {partner.rows / seconds:,.0f}/s, {partner.calls:,} calls"
+        figures = f"races, {partner.rows:,} rows, {partner.rows / seconds:,.0f}/s, {partner.calls:,} calls"
         if partner.left:
             calls = calls_to_come(partner.races - done, partner.calls, partner.read)
             to_come = seconds_to_come(calls, left, partner.per_hour, seconds / max(partner.calls, 1), self._between)
-            figures += f" ({left:,} left this hour), about {words.length(to_come)} to go"
+            figures += f", {left:,} left, {words.length(to_come)} to go"
         self._bar.update(partner.task, total=partner.races, completed=done, figures=figures)

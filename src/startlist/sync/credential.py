@@ -164,8 +164,12 @@ class CredentialInUse:
     async def wait(self, seconds: float, until: datetime, why: str) -> None:
         """Let time pass until a call may be made again; nothing is held meanwhile."""
         self.context.progress.waiting(*self.key, until, why)
-        log.warning(
-            "credential.waiting", timing_partner_id=self.key[0], credential_id=self.key[1], until=until, why=why
+        log.info(
+            "credential.waiting",
+            timing_partner_id=self.key[0],
+            credential_id=self.key[1],
+            until=until.isoformat(timespec="seconds"),
+            why=why,
         )
         await self.context.sleep(max(seconds, 0.1))
 
