@@ -98,6 +98,8 @@ class PastWork(CredentialInUse):
         for planned in self.held:
             self._ended(planned, PastOutcome("held", "another backfill reads this race"))
         for planned, outcome in self.unproved:
+            if outcome.state == "waiting":  # nothing of it is over, which a later run may ask again
+                outcome.state = "empty"
             self._ended(planned, outcome)
 
     async def _rest(self, others: list[PastWork]) -> None:
