@@ -129,7 +129,7 @@ async def _plan(settings: Settings, options: Options) -> list[PlannedPast]:
 
 def _print(done: BackfillSummary) -> None:
     """A line per partner, and one for the whole."""
-    columns = ("partner", "races", "before", "now", "received", "added", "updated", "removed", "calls", "time")
+    columns = ("partner", "races", "before", "now", "received", "added", "updated", "removed", "calls", "left", "time")
     rows = []
     for partner in sorted(done.partners, key=lambda p: p.timing_partner_id):
         states, figures = partner.states, partner.figures
@@ -137,7 +137,7 @@ def _print(done: BackfillSummary) -> None:
             f"{partner.timing_partner_id} {partner.company_name}", partner.finished_before + len(partner.races),
             partner.finished_before, ", ".join(f"{states[state]} {state}" for state in STATES if states[state]),
             figures.rows_received, figures.rows_inserted, figures.rows_updated, figures.rows_removed,
-            figures.api_calls, words.length(partner.seconds),
+            figures.api_calls, partner.calls_left, words.length(partner.seconds),
         ))  # fmt: skip
     table(columns, rows)
     found = done.to_json()

@@ -78,7 +78,14 @@ class Context:
                 with translated():
                     await history.close_run(conn, self.run_id, status, None if error is None else str(error))
 
-    def gate(self, credential: Credential, *, share: float = 1.0, hours: Hours | None = None) -> BudgetGate:
+    def gate(
+        self,
+        credential: Credential,
+        *,
+        share: float = 1.0,
+        hours: Hours | None = None,
+        on_call: Callable[[int], None] = lambda calls_left: None,
+    ) -> BudgetGate:
         """The gate of one pass or one question: counts its calls, wants two free ones before the first."""
         return BudgetGate(
             self._lanes,
@@ -88,7 +95,7 @@ class Context:
             hours=hours,
             now=self.now,
             sleep=self.sleep,
-            on_call=lambda left: self.progress.call_made(credential.timing_partner_id, credential.credential_id, left),
+            on_call=on_call,
         )
 
     def client(self, credential: Credential, gate: BudgetGate) -> RunSignup:

@@ -66,6 +66,7 @@ class CredentialInUse:
         self.bad: list[BadRecord] = []  # records of the list that cannot be stored
         self.refusal: str | None = None  # why this credential is not used any more in this run
         self.mine: set[int] = set()  # races that no other credential of the partner reads
+        self.calls_left: int | None = None  # of its share of the hour, after its last call in this run
         self._list_from = list_from
         self._share = share
         self._hours = hours
@@ -90,7 +91,11 @@ class CredentialInUse:
         )
 
     def _gate(self) -> BudgetGate:
-        return self.context.gate(self.credential, share=self._share, hours=self._hours)
+        return self.context.gate(self.credential, share=self._share, hours=self._hours, on_call=self._called)
+
+    def _called(self, calls_left: int) -> None:
+        self.calls_left = calls_left
+        self.context.progress.call_made(*self.key, calls_left)
 
     # -- the list of races -----------------------------------------------------------------------------------------
 

@@ -113,6 +113,7 @@ async def _backfill(
                 group.create_task(work.run([other for other in works if other is not work]))
     finally:
         partner.races.sort(key=lambda race: race.race_id)
+        partner.calls_left = sum(work.calls_left or 0 for work in works) if works else None
         partner.seconds = time.monotonic() - began
 
 

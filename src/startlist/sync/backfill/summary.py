@@ -48,6 +48,7 @@ class PartnerPast:
     races: list[PastSummary] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     other_calls: int = 0  # calls for the race list and for checks, which belong to no race
+    calls_left: int | None = None  # of its keys' share of the hour, when it ended
     seconds: float = 0.0
 
     @property
@@ -73,6 +74,7 @@ class PartnerPast:
             "left_alone": self.left_alone,
             "states": dict(sorted(self.states.items())),
             **_figures(self.figures),
+            "calls_left": self.calls_left,
             "seconds": round(self.seconds, 3),
             "errors": self.errors,
             "races_read": [race.to_json() for race in self.races],

@@ -179,7 +179,8 @@ class PastWork(CredentialInUse):
         level(
             "backfill.race", timing_partner_id=self.key[0], race_id=job.race_id, state=outcome.state,
             received=figures.rows_received, added=figures.rows_inserted, updated=figures.rows_updated,
-            removed=figures.rows_removed, calls=figures.api_calls, seconds=round(outcome.seconds, 1),
+            removed=figures.rows_removed, calls=figures.api_calls, calls_left=self.calls_left,
+            seconds=round(outcome.seconds, 1),
             **({"message": outcome.reason} if outcome.reason else {}),
         )  # fmt: skip
 
