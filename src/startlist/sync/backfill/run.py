@@ -62,7 +62,10 @@ async def run(open_context: Callable[[], Context], options: Options, progress: B
         if earlier is not None:
             done.absorb(earlier)
         lost = done.error
-        if not _passing(lost) or not await _database_is_back(context):
+        if not _passing(lost):
+            return done
+        log.warning("backfill.database_away", because=str(lost), waits_seconds=DATABASE_PATIENCE)
+        if not await _database_is_back(context):
             return done
         log.warning("backfill.goes_on", after=str(lost))
         earlier, options = done, replace(options, restart=False, retry=False)
