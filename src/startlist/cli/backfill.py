@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,6 +78,8 @@ def backfill(
     settings = begin()
     if restart and retry:
         raise ConfigurationError("--restart reads everything again; --retry is not needed beside it")
+    if since is not None and since > datetime.now(zone_of(settings.timezone)).date():
+        raise ConfigurationError(f"--since: {since} is still to come; a backfill reads what is over")
     hours = None if between is None else Window.parse(between, zone_of(settings.timezone))
     options = Options(timing_partner, since, limit, hours, restart, retry)
     if dry_run:

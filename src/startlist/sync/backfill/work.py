@@ -53,7 +53,8 @@ class PastWork(CredentialInUse):
     def __init__(
         self, context: Context, options: Options, credential: Credential, partner: PartnerPast, told: BackfillProgress
     ) -> None:
-        super().__init__(context, credential, partner, list_from=options.list_from, share=SHARE, hours=options.between)
+        hours = None if context.dry_run else options.between  # a question or two are answered at any hour
+        super().__init__(context, credential, partner, list_from=options.list_from, share=SHARE, hours=hours)
         self.options = options
         self.partner = partner
         self.progress = told
