@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 
 # Helpers that assert are rewritten as tests are, so that their failures show what differs.
-pytest.register_assert_rewrite("tests.syncing", "tests.scene", "tests.stored", "tests.truth")
+pytest.register_assert_rewrite("tests.syncing", "tests.past", "tests.scene", "tests.stored", "tests.truth")
 
 # How long an example takes says how busy the machine is, not whether it holds.
 hypothesis.settings.register_profile(

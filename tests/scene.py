@@ -1,4 +1,4 @@
-"""A sync held at a chosen moment, for tests that end it there.
+"""A sync or a backfill held at a chosen moment, for tests that end it there.
 
 Where a process dies is not left to chance: triggers in the database hold it at the n-th row of a table (in mid-COPY,
 before a checkpoint, before a commit), the sandbox holds it at a call.
@@ -35,6 +35,7 @@ HELD_TABLES = (
     "runsignup_events",
     "sync_cursors",
     "sync_history",
+    "backfill_progress",
 )
 UNDER_WAY = 2  # the page that is being merged, and the one that is fetched meanwhile
 LOCK = 4711
@@ -98,15 +99,22 @@ class Scene:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def sync(self, *options: object) -> Row:
-        """A run to its end, in good order; what `--json` says."""
-        done = self.cli("sync", "--json", *options)
+        """A sync to its end, in good order; what `--json` says."""
+        return self._run("sync", *options)
+
+    def backfill(self, *options: object) -> Row:
+        """A backfill to its end, in good order; what `--json` says."""
+        return self._run("backfill", *options)
+
+    def _run(self, command: str, *options: object) -> Row:
+        done = self.cli(command, "--json", *options)
         assert done.code == 0, done.stderr
         summary: Row = done.json
         return summary
 
     @contextmanager
     def held(
-        self, moment: Moment, *options: object, answer_after: float | None = None
+        self, moment: Moment, *options: object, command: str = "sync", answer_after: float | None = None
     ) -> Iterator[subprocess.Popen[str]]:
         """A run that stands at a moment, or ended before it; after the block, which ends it, nothing of it is left.
 
@@ -118,7 +126,7 @@ class Scene:
         else:
             hold = self._held_at_call(what, count, answer_after)
         with hold as stands:
-            child = self.cli.start("sync", "--json", *options)
+            child = self.cli.start(command, "--json", *options)
             until(lambda: child.poll() is not None or stands())
             yield child
         child.wait(30)
@@ -135,7 +143,7 @@ class Scene:
             yield lambda: self._advisory_locks("not granted") > 0
         finally:
             with suppress(psycopg.OperationalError):  # then the run is free as well
-                self.conn.execute("select pg_advisory_unlock(%s)", [LOCK])
+                self.let_go()
 
     @contextmanager
     def _held_at_call(self, match: Row, skip: int, answer_after: float | None) -> Iterator[Callable[[], bool]]:
@@ -143,8 +151,11 @@ class Scene:
             fault = self.control.fault("timeout", match=match, skip=skip)
         else:
             fault = self.control.fault("delay", match=match, skip=skip, ms=answer_after * 1000)
+        answered, last = self._answered(), self._count("select coalesce(max(sync_history_id), 0) from sync_history")
+        stored = f"select coalesce(sum(rows_received), 0) from sync_history where sync_history_id > {last}"
         try:
-            yield lambda: self._used(fault) and self._stored_all()
+            # Every page that was answered is merged and committed.
+            yield lambda: self._used(fault) and self._count(stored) == self._answered() - answered
         finally:
             self.control.clear_faults()
             self._clamp()
@@ -152,11 +163,12 @@ class Scene:
     def _used(self, fault: Row) -> bool:
         return any(one["used"] for one in self.control.faults() if one["kind"] == fault["kind"])
 
-    def _stored_all(self) -> bool:
-        """Every page that was answered since the log was reset is merged and committed."""
-        answered = sum(call["rows"] for call in self.control.log() if call["endpoint"] == "participants")
-        query = "select coalesce(sum(rows_received), 0) from sync_history where status = 'running'"
-        return self.conn.execute(query).fetchone() == (answered,)
+    def _answered(self) -> int:
+        return sum(call["rows"] for call in self.control.log() if call["endpoint"] == "participants")
+
+    def let_go(self) -> None:
+        """Let a run that is held at a row go on."""
+        self.conn.execute("select pg_advisory_unlock(%s)", [LOCK])
 
     def _advisory_locks(self, state: str) -> int:
         return self._count(
@@ -183,13 +195,17 @@ class Scene:
 
     # -- what is seen afterwards -----------------------------------------------------------------------------------
 
-    def repeated(self) -> int:
-        """How many calls of the feeds, since this was asked last, had been made in an earlier run."""
-        new = Counter(
+    def calls(self) -> Counter[str]:
+        """The calls of the feeds that the log has, each with how often it was made."""
+        return Counter(
             json.dumps([call["endpoint"], call["race_id"], call["event_ids"], call["params"]])
             for call in self.control.log()
             if call["endpoint"] in FEEDS
         )
+
+    def repeated(self) -> int:
+        """How many calls of the feeds, since this was asked last, had been made in an earlier run."""
+        new = self.calls()
         self.control.reset_log()
         assert all(times == 1 for times in new.values()), "the same call twice in one run"
         again = sum(times for call, times in new.items() if call in self.asked)
@@ -227,13 +243,20 @@ class Scene:
 
 @contextmanager
 def scene(
-    database: Database, cli: Cli, *, registrations: int, races: int = 1, events: int = 3, partners: int = 1
+    database: Database,
+    cli: Cli,
+    *,
+    registrations: int,
+    races: int = 1,
+    events: int = 3,
+    partners: int = 1,
+    years: int = 1,
 ) -> Iterator[Scene]:
-    """A scene of races some weeks off, a fifth of their registrations removed."""
+    """A scene of races some weeks off and in the years before, a fifth of their registrations removed."""
     world = World(seed=5)
     bulk(
         world, registrations=registrations, races=races, events_per_race=events, partners=partners, row_bytes=900,
-        removed_share=0.2,
+        removed_share=0.2, years=years,
     )  # fmt: skip
     with running(world) as sandbox:
         at = Scene(sandbox, database, cli)

@@ -112,17 +112,24 @@ def stored(conn: Connection, timing_partner_id: int, event_ids: Iterable[int]) -
 
 
 def differences(
-    conn: Connection, control: Control, *, unsettled: Collection[int] = (), unfinished: bool = False
+    conn: Connection,
+    control: Control,
+    *,
+    unsettled: Collection[int] = (),
+    unfinished: bool = False,
+    covered_by: str = "sync_cursors",
 ) -> list[str]:
     """Where the database differs from the truth, over all events that the stored watermarks cover.
+
+    Or those that a backfill has read, by its table `backfill_progress`.
 
     Registrations in `unsettled` are passed over: those of which RunSignup does not tell before the next full pass.
     Events that RunSignup no longer lists are not compared. `unfinished`: in mid-pass, so all events of each race are
     looked at, and nothing is wrong with what is not stored yet.
     """
     found: list[str] = []
-    cursors = conn.execute("select timing_partner_id, race_id, event_ids from sync_cursors").fetchall()
-    for timing_partner_id, race_id, event_ids in cursors:
+    covered = conn.execute(f"select timing_partner_id, race_id, event_ids from {covered_by}".encode()).fetchall()
+    for timing_partner_id, race_id, event_ids in covered:
         sent = truth(control, race_id)
         events = sent.keys() if unfinished else sent.keys() & set(event_ids)
         for event_id, rows in stored(conn, timing_partner_id, events).items():

@@ -1,0 +1,145 @@
+"""`startlist backfill` while its database goes away in mid-race: it waits for it and goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from startlist.store import local
+from startlist.store.database import Database
+from tests.past import assert_nothing_wrong, assert_read
+from tests.scene import UNDER_WAY, Moment, Scene, scene, until
+from tests.support import Cli, terminate
+
+IN_MID_COPY: Moment = ("runsignup_participants", 700)  # pages have 500 rows
+AT_THE_CHECKPOINT: Moment = ("backfill_progress", 2)
+AT_A_CALL: Moment = ({"endpoint": "participants"}, 2)
+
+Way = Callable[[Path], None]
+
+
+def killed(home: Path) -> None:
+    """As a power cut ends the server."""
+    os.kill(int((home / "postgresql/data/postmaster.pid").read_text().split("\n")[0]), signal.SIGKILL)
+
+
+def stopped(home: Path) -> None:
+    """As a restart ends it."""
+    local.stop(home)
+
+
+def survived(at: Scene, child: subprocess.Popen[str], *, lost: int = 1) -> str:
+    """The same run reached its end in good order, and repeated what was under way only; what it logged."""
+    output, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert '"status": "completed"' in output
+    assert '"state": "done"' in output
+    assert sum(times - 1 for times in at.calls().values()) <= UNDER_WAY * lost
+    assert_read(at)
+    assert at.runs()[-1] == ("completed", True)
+    assert all(closed for *_, closed in [*at.runs(), *at.history()])
+    return errors
+
+
+@pytest.mark.parametrize(
+    ("connection", "moment"),
+    [
+        ("startlist backfill", IN_MID_COPY),
+        ("startlist backfill", AT_THE_CHECKPOINT),
+        ("startlist backfill", AT_A_CALL),
+        ("startlist lane", AT_A_CALL),
+        ("startlist%", AT_A_CALL),
+    ],
+)
+def test_a_connection_is_lost(connection: str, moment: Moment, database: Database, cli: Cli) -> None:
+    with scene(database, cli, registrations=2_100, events=1, years=3) as at:
+        with at.held(moment, command="backfill", answer_after=1) as child:
+            terminate(database.conninfo, connection)
+            at.let_go()
+            errors = survived(at, child)
+        assert "backfill.goes_on" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "moment"),
+    [(killed, IN_MID_COPY), (stopped, AT_A_CALL), (killed, AT_THE_CHECKPOINT), (stopped, IN_MID_COPY)],
+)
+def test_the_server_is_restarted(way: Way, moment: Moment, home: Path, cli: Cli) -> None:
+    with scene(embedded(home, cli), cli, registrations=2_100, events=1, years=3) as at:
+        with at.held(moment, command="backfill", answer_after=2) as child:
+            way(home)
+            local.start(home)
+            at.reconnect()
+            errors = survived(at, child)
+        assert "backfill.database_away" in errors
+        assert "backfill.goes_on" in errors
+
+
+@pytest.mark.slow
+def test_the_server_is_lost_and_the_command_run_again_by_hand(home: Path, cli: Cli) -> None:
+    with scene(embedded(home, cli), cli, registrations=2_100, events=1, years=3) as at:
+        with at.held(AT_THE_CHECKPOINT, command="backfill", answer_after=2) as child:
+            killed(home)
+            until_said(child, "backfill.database_away")
+            began = time.monotonic()
+            child.send_signal(signal.SIGTERM)
+            output, errors = child.communicate(timeout=30)
+            assert time.monotonic() - began < 5
+            assert (child.returncode, output) == (143, "")
+            assert "Traceback" not in errors
+        done = at.backfill()  # which starts the server again
+        at.reconnect()
+        assert done["states"] == {"done": 1}
+        assert sum(times - 1 for times in at.calls().values()) <= UNDER_WAY
+        assert_read(at)
+        assert at.runs() == [("interrupted", True), ("completed", True)]
+        assert at.history() == [("failed", "interrupted", True), ("completed", None, True)]
+
+
+@pytest.mark.slow
+def test_server_and_command_are_killed_together(home: Path, cli: Cli) -> None:
+    with scene(embedded(home, cli), cli, registrations=2_100, events=1, years=3) as at:
+        for moment in (IN_MID_COPY, AT_THE_CHECKPOINT):
+            with at.held(moment, command="backfill") as child:
+                assert child.poll() is None
+                killed(home)
+                child.kill()
+            local.start(home)
+            at.reconnect()
+            assert_nothing_wrong(at)
+            assert at.repeated() <= UNDER_WAY
+        at.backfill()
+        assert at.repeated() <= UNDER_WAY
+        assert_read(at)
+
+
+def embedded(home: Path, cli: Cli) -> Database:
+    """An embedded database of the test's own, which may be lost."""
+    assert cli("init").code == 0
+    return Database(local.start(home), "startlist", embedded=True)
+
+
+def until_said(child: subprocess.Popen[str], words: str) -> None:
+    """Wait until a run has logged something."""
+    assert child.stderr is not None
+    stream, said = child.stderr.fileno(), ""
+    os.set_blocking(stream, False)
+
+    def heard() -> bool:
+        nonlocal said
+        try:
+            said += os.read(stream, 65_536).decode()
+        except BlockingIOError:
+            assert child.poll() is None, said
+        return words in said
+
+    until(heard)
+    os.set_blocking(stream, True)
