@@ -222,13 +222,24 @@ async def mark_events_gone(conn: Connection, timing_partner_id: int, event_ids: 
     )
 
 
-async def mark_first_full(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> None:
-    """Note that these events had their first full pass: from now on what is new in them is a change."""
-    await conn.execute(
-        "update runsignup_events set first_full_at = now()"
-        " where timing_partner_id = %s and event_id = any(%s::bigint[]) and first_full_at is null",
-        [timing_partner_id, list(event_ids)],
-    )
+MARK_FIRST_FULL = """
+update runsignup_events as e
+set first_full_at = now()
+where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[]) and first_full_at is null
+  and (not %(if_stored)s or exists (select from runsignup_participants as p
+                                    where p.timing_partner_id = e.timing_partner_id and p.event_id = e.event_id))
+"""
+
+
+async def mark_first_full(
+    conn: Connection, timing_partner_id: int, event_ids: Collection[int], *, if_stored: bool = False
+) -> None:
+    """Note that these events had their first full pass: from now on what is new in them is a change.
+
+    `if_stored`: only those of which something is stored; an old event that answers nothing may answer later.
+    """
+    values = {"partner": timing_partner_id, "events": list(event_ids), "if_stored": if_stored}
+    await conn.execute(MARK_FIRST_FULL, values)
 
 
 async def active_rows(conn: Connection, timing_partner_id: int, event_ids: Collection[int]) -> dict[int, int]:

@@ -135,6 +135,6 @@ class CredentialWork(CredentialInUse):
         means = self.means(job.race_id)
         try:
             return await run_pass(job, means)
-        except StartlistError:
+        except (StartlistError, asyncio.CancelledError):
             self.summary.other_calls += means.calls()  # no outcome tells of them
             raise

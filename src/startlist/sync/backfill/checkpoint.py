@@ -17,17 +17,21 @@ class PastCheckpoint(Checkpoint, kw_only=True):
     """A checkpoint that knows no age: what is over changes little, and a backfill may take days.
 
     `unread`: events whose registrations could not be read, `removals_unread`: those whose removed list could not; with
-    the reason. `record_modified`: the race's `last_modified` when its record was read.
+    the reason. `said`: what an earlier reading of the race left to be said. `record_modified`: the race's
+    `last_modified` when its record was read.
     """
 
     unread: dict[int, str] = msgspec.field(default_factory=dict)
     removals_unread: dict[int, str] = msgspec.field(default_factory=dict)
+    said: str | None = None
     record_modified: datetime | None = None
 
     @classmethod
-    def begin(cls, events: Iterable[int], record_modified: datetime | None, now: datetime) -> PastCheckpoint:
+    def begin(
+        cls, events: Iterable[int], record_modified: datetime | None, now: datetime, said: str | None = None
+    ) -> PastCheckpoint:
         """The beginning, with the events in the order in which they are to be read."""
-        return cls(kind=Kind.BACKFILL, events=list(events), begun=now, record_modified=record_modified)
+        return cls(kind=Kind.BACKFILL, events=list(events), begun=now, record_modified=record_modified, said=said)
 
     @classmethod
     def of(cls, data: dict[str, Any] | None) -> PastCheckpoint | None:
@@ -72,7 +76,7 @@ class PastCheckpoint(Checkpoint, kw_only=True):
     def without(self, gone: Iterable[int]) -> PastCheckpoint:
         """The same from the beginning, without events that are no more."""
         left = [event_id for event_id in self.events if event_id not in set(gone)]
-        return PastCheckpoint.begin(left, self.record_modified, self.begun)
+        return PastCheckpoint.begin(left, self.record_modified, self.begun, self.said)
 
     def _go_to(self, events: tuple[int, ...]) -> None:
         self.position = Position(events[0], 0, events[1:]).to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -154,7 +155,8 @@ class _Past:
         current = {event.event_id for event in listed.events} if listed is not None else set()
         over = past_events(self.record.events, current, self.job.options, self.means.now())
         asked = self.before.event_ids | self.before.unread_event_ids
-        self.at = PastCheckpoint.begin([event for event in over if event not in asked], modified, self.begun)
+        said = self.before.reason if self.before.state == "partial" else None
+        self.at = PastCheckpoint.begin([event for event in over if event not in asked], modified, self.begun, said)
         if self._may_be_stored:  # else with its first page
             await self._keep_place()
         return bool(self.at.events)
@@ -245,7 +247,7 @@ class _Past:
             with suppress(Overtaken):
                 async with self.ledger.page():
                     await self._store_race()
-                    await races.mark_first_full(self.conn, self.key[0], read)
+                    await races.mark_first_full(self.conn, self.key[0], read, if_stored=True)
                     state, reason = await self._verdict(read)
                     self.ledger.progress = replace(
                         self.ledger.progress,
@@ -264,11 +266,14 @@ class _Past:
     async def _verdict(self, read: list[int]) -> tuple[str, str | None]:
         """The race's state now that all was asked, and what is to be said of it."""
         at, counts = self.at, self.ledger.progress.counts
-        said = [self.before.reason] if self.before.state == "partial" and self.before.reason else []
+        said = [at.said] if at.said else []
+        unread = self.before.unread_event_ids - set(read) - set(at.unread)
+        if unread and not said:
+            said.append(f"the registrations of event {_numbers(unread)} could not be read before")
         for feed, lost in (("registrations", at.unread), ("removed list", at.removals_unread)):
             for why in dict.fromkeys(lost.values()):
-                events = ", ".join(str(event_id) for event_id, reason in sorted(lost.items()) if reason == why)
-                said.append(f"the {feed} of event {events} could not be read: {why}")
+                events = [event_id for event_id, reason in lost.items() if reason == why]
+                said.append(f"the {feed} of event {_numbers(events)} could not be read: {why}")
         if at.quarantined:
             said.append(f"{at.quarantined} records quarantined")
         if said:
@@ -288,11 +293,12 @@ class _Past:
         return PastOutcome("waiting", str(why), self.ledger.figures, wait=seconds, until=until, error=why)
 
     async def _fail(self, state: str, error: StartlistError, *, keep: bool = False) -> PastOutcome:
-        """Note why the race could not be read. A refusal is noted by who knows that the credential is good."""
-        if state != "refused" and self._may_be_stored:
+        """Note why the race could not be read; that it was refused notes who knows that the credential is good."""
+        if self._may_be_stored:
             stands = await backfill.load(self.conn, *self.key)
+            noted = "failed" if state == "refused" else state
             checkpoint = stands.checkpoint if keep else None
-            self.ledger.progress = replace(stands, state=state, reason=str(error), checkpoint=checkpoint)
+            self.ledger.progress = replace(stands, state=noted, reason=str(error), checkpoint=checkpoint)
             await self.ledger.save_progress()
         await self._close("failed", self.job.reason, error)
         return PastOutcome(state, str(error), self.ledger.figures, error=error)
@@ -317,3 +323,7 @@ class _Past:
                 await self.conn.rollback()
                 await self.ledger.save_figures()
                 await history.close_interrupted(self.conn, *self.key, backfill=True)
+
+
+def _numbers(event_ids: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(event_ids)))

@@ -211,6 +211,6 @@ class PastWork(CredentialInUse):
         means = self.means(job.race_id)
         try:
             return await read_past(job, means)
-        except StartlistError:
+        except (StartlistError, asyncio.CancelledError):
             self.partner.other_calls += means.calls()  # no outcome tells of them
             raise
