@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from startlist.errors import (
 )
 from startlist.runsignup import BadRecord, Race, RunSignup
 from startlist.store import budget, history, partners
+from startlist.store.history import Figures
 from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.store.sealing import open_key_ring
@@ -43,6 +45,30 @@ class Told(Protocol):
 
     errors: list[str]
     other_calls: int
+
+
+class RaceJob(Protocol):
+    """A race to be read; `throttled`: how often it was put off by RunSignup's throttling."""
+
+    @property
+    def race_id(self) -> int: ...
+
+    @property
+    def throttled(self) -> int: ...
+
+
+class RaceOutcome(Protocol):
+    """How reading a race ended; `until` is set when it waits for its budget, with the reason as its error."""
+
+    figures: Figures
+    seconds: float
+    wait: float
+    until: datetime | None
+    error: StartlistError | None
+
+
+J = TypeVar("J", bound=RaceJob)
+Ended = TypeVar("Ended", bound=RaceOutcome)
 
 
 class CredentialInUse:
@@ -178,6 +204,37 @@ class CredentialInUse:
         )
         await self.context.sleep(max(seconds, 0.1))
 
+    # -- races -----------------------------------------------------------------------------------------------------
+
+    async def over_waits(
+        self, job: J, leg: Callable[[J, Means], Awaitable[Ended]], go_on: Callable[[J, Ended, int], J]
+    ) -> Ended | None:
+        """Read a race with this credential, leg after leg over all waits; None when the credential is refused.
+
+        `go_on` makes the next leg's job of the last one's, its outcome and how often RunSignup has throttled it.
+        """
+        began = time.monotonic()
+        total: Ended | None = None
+        while not self.refusal:
+            async with self.context.slots:
+                means = self.means(job.race_id)
+                try:
+                    outcome = await leg(job, means)
+                except (StartlistError, asyncio.CancelledError):
+                    self.told.other_calls += means.calls()  # no outcome tells of them
+                    raise
+            if total is not None:
+                outcome.figures.add(total.figures)
+            total = outcome
+            total.seconds = time.monotonic() - began
+            if outcome.until is None:
+                break
+            await self.wait(outcome.wait, outcome.until, str(outcome.error))
+            job = go_on(job, outcome, job.throttled + isinstance(outcome.error, Throttled))
+        if total is not None and total.error is not None:
+            await self.judge(total.error)
+        return total
+
     async def judge(self, error: Exception) -> None:
         """Whether this error is the credential's: code 6, or three races that answered 7 with no success between."""
         if isinstance(error, CredentialRefused):
@@ -224,6 +281,25 @@ async def open_credentials(context: Context, timing_partner_id: int | None) -> l
     for credential in found:
         by_partner.setdefault(credential.timing_partner_id, []).append(credential)
     return [by_partner[number] for number in sorted(by_partner)]
+
+
+async def read_by_one(works: Sequence[W], race_id: int, read: Callable[[W], Awaitable[Ended | None]]) -> Ended | None:
+    """Read a race with the first of its partner's credentials, or once with another one that may, where that answers 7.
+
+    None when no credential that could be asked is usable.
+    """
+    own = works[0]
+    outcome = await read(own)
+    for other in works[1:]:
+        if outcome is not None and not isinstance(outcome.error, PermissionDenied):
+            break
+        if not other.refusal and (race_id in other.listed or race_id not in own.listed):
+            again = await read(other)
+            if again is not None:
+                if outcome is not None:
+                    again.figures.add(outcome.figures)
+                outcome = again
+    return outcome
 
 
 async def list_all(works: Sequence[CredentialInUse]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, replace
 
-from startlist.errors import PermissionDenied, StartlistError, Throttled
 from startlist.store import cursors, partners, quarantine, races
 from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.sync.context import Context
-from startlist.sync.credential import CredentialInUse
+from startlist.sync.credential import CredentialInUse, read_by_one
 from startlist.sync.job import Job, Outcome
 from startlist.sync.plan import Options, Wanted, needs_record, wanted_events
 from startlist.sync.race import run_pass
@@ -95,46 +93,15 @@ class CredentialWork(CredentialInUse):
             self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
 
     async def _one(self, planned: Planned, others: list[CredentialWork]) -> None:
-        context, race_id = self.context, planned.job.race_id
-        outcome = await self._pass(planned.job)
-        for other in others:
-            if outcome is not None and not isinstance(outcome.error, PermissionDenied):
-                break
-            if not other.refusal and (race_id in other.listed or race_id not in self.listed):
-                again = await other._pass(replace(planned.job, credential_id=other.key[1]))
-                if again is not None:
-                    if outcome is not None:
-                        again.figures.add(outcome.figures)
-                    outcome = again
+        job = planned.job
+        outcome = await read_by_one([self, *others], job.race_id, lambda work: work._pass(job))
         if outcome is None:
             return  # this credential is not used any more, which is reported once for all its races
-        self.summary.races.append(RaceSummary(race_id, planned.name, outcome))
-        context.progress.race_ended(self.key[0], race_id, outcome)
+        self.summary.races.append(RaceSummary(job.race_id, planned.name, outcome))
+        self.context.progress.race_ended(self.key[0], job.race_id, outcome)
 
     async def _pass(self, job: Job) -> Outcome | None:
-        """One race with this credential, over all its waits; None when the credential is refused."""
-        began = time.monotonic()
-        total: Outcome | None = None
-        while not self.refusal:
-            async with self.context.slots:
-                outcome = await self._leg(job)
-            if total is not None:
-                outcome.figures.add(total.figures)
-            total = outcome
-            total.seconds = time.monotonic() - began
-            if outcome.until is None:
-                break
-            await self.wait(outcome.wait, outcome.until, str(outcome.error))
-            throttled = job.throttled + isinstance(outcome.error, Throttled)
-            job = replace(job, resume=True, record=outcome.record, throttled=throttled)
-        if total is not None and total.error is not None:
-            await self.judge(total.error)
-        return total
+        def go_on(job: Job, outcome: Outcome, throttled: int) -> Job:
+            return replace(job, resume=True, record=outcome.record, throttled=throttled)
 
-    async def _leg(self, job: Job) -> Outcome:
-        means = self.means(job.race_id)
-        try:
-            return await run_pass(job, means)
-        except (StartlistError, asyncio.CancelledError):
-            self.summary.other_calls += means.calls()  # no outcome tells of them
-            raise
+        return await self.over_waits(replace(job, credential_id=self.key[1]), run_pass, go_on)
