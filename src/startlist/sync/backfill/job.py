@@ -13,7 +13,10 @@ from startlist.sync.backfill.plan import Options
 
 @dataclass(frozen=True, slots=True)
 class PastJob:
-    """A race whose past is to be read with one credential, and why. `listed`: as the race list showed it, if it did."""
+    """A race whose past is to be read with one credential, and why. `listed`: as the race list showed it, if it did.
+
+    `record` is the race's own record if it was read before and could not be kept yet.
+    """
 
     timing_partner_id: int
     credential_id: int
@@ -21,6 +24,7 @@ class PastJob:
     listed: Race | None
     options: Options
     reason: str
+    record: Race | None = None
     throttled: int = 0  # how often it was put off by RunSignup's throttling
 
 
@@ -38,5 +42,6 @@ class PastOutcome:
     seconds: float = 0.0
     wait: float = 0.0
     until: datetime | None = None
+    record: Race | None = None  # the race's own record, which nobody may keep before the credential is proved
     error: StartlistError | None = None
     elsewhere: bool = False

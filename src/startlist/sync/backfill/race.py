@@ -84,16 +84,17 @@ class _Past:
 
     async def run(self) -> PastOutcome:
         try:
-            if (already := await self._prepare()) is not None:
-                return already
+            return await self._prepare() or await self._read()
         except psycopg.errors.ForeignKeyViolation:
             return self._removed()
+
+    async def _read(self) -> PastOutcome:
         try:
             if self.at.events or await self._read_record():
                 await self._read_feeds()
             return await self._settle()
-        except psycopg.errors.ForeignKeyViolation:
-            return self._removed()
+        except psycopg.errors.ForeignKeyViolation:  # the partner or its key is gone
+            raise
         except BudgetSpent as wait:
             return await self._put_off(wait, wait.seconds, wait.until)
         except Throttled as error:
@@ -147,7 +148,7 @@ class _Past:
 
     async def _read_record(self) -> bool:
         """Read the race with its events of all years; whether some of them are over and were not read yet."""
-        self.record = await self.means.client.race(self.job.race_id)
+        self.record = self.job.record or await self.means.client.race(self.job.race_id)
         if not self.record.zone_known:
             log.warning("race.zone_unknown", race_id=self.job.race_id, used="America/New_York")
         listed = self.job.listed
@@ -241,7 +242,7 @@ class _Past:
         at = self.at
         if not self._may_be_stored:  # nobody has shown yet that the credential reaches this race
             await self._close("completed", NO_MORE)
-            return PastOutcome("waiting", NO_MORE, self.ledger.figures)
+            return PastOutcome("waiting", NO_MORE, self.ledger.figures, record=self.record)
         read = [event_id for event_id in at.events if event_id not in at.unread]
         while True:
             with suppress(Overtaken):
@@ -289,8 +290,14 @@ class _Past:
 
     async def _put_off(self, why: StartlistError, seconds: float, until: datetime) -> PastOutcome:
         """End this leg; what goes on later is another, from the checkpoint that is stored."""
+        if self._may_be_stored:
+            self.ledger.progress = await backfill.load(self.conn, *self.key)
+            await self.ledger.save_progress()  # the calls since its last page
         await self._close("partial", None, why)
-        return PastOutcome("waiting", str(why), self.ledger.figures, wait=seconds, until=until, error=why)
+        record = None if self._may_be_stored else self.record
+        return PastOutcome(
+            "waiting", str(why), self.ledger.figures, wait=seconds, until=until, record=record, error=why
+        )
 
     async def _fail(self, state: str, error: StartlistError, *, keep: bool = False) -> PastOutcome:
         """Note why the race could not be read; that it was refused notes who knows that the credential is good."""

@@ -124,6 +124,7 @@ class PastWork(CredentialInUse):
             if outcome.state == "refused":
                 await self._refused(planned, outcome)
             else:
+                planned.job = replace(planned.job, record=outcome.record)
                 self.queue.append(planned)
 
     async def _one(self, planned: Planned, others: list[PastWork]) -> None:
@@ -200,7 +201,7 @@ class PastWork(CredentialInUse):
                 break
             await self.wait(outcome.wait, outcome.until, outcome.reason or "")
             throttled = job.throttled + isinstance(outcome.error, Throttled)
-            job = replace(job, reason="going on after a wait", throttled=throttled)
+            job = replace(job, reason="going on after a wait", record=outcome.record, throttled=throttled)
         if total is not None and total.error is None:
             self._broken_off = 0
         if total is not None and total.error is not None:
