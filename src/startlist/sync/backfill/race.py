@@ -142,7 +142,7 @@ class _Past:
             conn, run_id=self.means.run_id, timing_partner_id=self.key[0], credential_id=job.credential_id,
             race_id=self.key[1], event_ids=self.at.events, sync_type=Kind.BACKFILL, reason=job.reason,
         )  # fmt: skip
-        self.ledger = PastLedger(conn, self.means, self.key, self.history_id, self.before.counts)
+        self.ledger = PastLedger(conn, self.means, self.key, self.history_id, self.before.figures)
         self.ledger.progress = replace(self.before, state="reading", reason=None, finished_at=None)
         return None
 
@@ -266,7 +266,7 @@ class _Past:
 
     async def _verdict(self, read: list[int]) -> tuple[str, str | None]:
         """The race's state now that all was asked, and what is to be said of it."""
-        at, counts = self.at, self.ledger.progress.counts
+        at = self.at
         said = [at.said] if at.said else []
         unread = self.before.unread_event_ids - set(read) - set(at.unread)
         if unread and not said:
@@ -281,8 +281,8 @@ class _Past:
             return "partial", "; ".join(said)
         if not at.events and not self.before.event_ids:
             return "empty", NO_MORE
-        figures = self.ledger.figures
-        if not (counts.rows_received or counts.rows_removed or figures.rows_received or figures.rows_removed):
+        total = self.ledger.total()
+        if not total.rows_received and not total.rows_removed:
             kept = await races.counted_rows(self.conn, self.key[0], read)
             stays = f"; the {kept} that are stored of it stay" if kept else ""
             return "empty", f"RunSignup has no registrations of its past{stays}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
 
-from startlist.errors import NetworkError, PermissionDenied, ServerError, StartlistError, Throttled
+from startlist.errors import NetworkError, ServerError
 from startlist.store import backfill, cursors, partners, quarantine
 from startlist.store.backfill import Progress
 from startlist.store.history import Figures
@@ -22,7 +21,7 @@ from startlist.sync.backfill.progress import BackfillProgress
 from startlist.sync.backfill.race import read_past
 from startlist.sync.backfill.summary import AMISS, PartnerPast, PastSummary
 from startlist.sync.context import Context
-from startlist.sync.credential import CredentialInUse
+from startlist.sync.credential import CredentialInUse, read_by_one
 
 log = structlog.get_logger()
 
@@ -128,17 +127,8 @@ class PastWork(CredentialInUse):
                 self.queue.append(planned)
 
     async def _one(self, planned: Planned, others: list[PastWork]) -> None:
-        race_id = planned.job.race_id
-        outcome = await self._read(planned.job)
-        for other in others:
-            if outcome is not None and not isinstance(outcome.error, PermissionDenied):
-                break
-            if not other.refusal and (race_id in other.listed or race_id not in self.listed):
-                again = await other._read(replace(planned.job, credential_id=other.key[1]))
-                if again is not None:
-                    if outcome is not None:
-                        again.figures.add(outcome.figures)
-                    outcome = again
+        job = planned.job
+        outcome = await read_by_one([self, *others], job.race_id, lambda work: work._read(job))
         if outcome is None:
             return  # this credential is not used any more, which is reported once for all its races
         if planned.figures is not None:
@@ -187,31 +177,10 @@ class PastWork(CredentialInUse):
         )  # fmt: skip
 
     async def _read(self, job: PastJob) -> PastOutcome | None:
-        """One race's past with this credential, over all its waits; None when the credential is refused."""
-        began = time.monotonic()
-        total: PastOutcome | None = None
-        while not self.refusal:
-            async with self.context.slots:
-                outcome = await self._leg(job)
-            if total is not None:
-                outcome.figures.add(total.figures)
-            total = outcome
-            total.seconds = time.monotonic() - began
-            if outcome.until is None:
-                break
-            await self.wait(outcome.wait, outcome.until, outcome.reason or "")
-            throttled = job.throttled + isinstance(outcome.error, Throttled)
-            job = replace(job, reason="going on after a wait", record=outcome.record, throttled=throttled)
-        if total is not None and total.error is None:
-            self._broken_off = 0
-        if total is not None and total.error is not None:
-            await self.judge(total.error)
-        return total
+        def go_on(job: PastJob, outcome: PastOutcome, throttled: int) -> PastJob:
+            return replace(job, reason="going on after a wait", record=outcome.record, throttled=throttled)
 
-    async def _leg(self, job: PastJob) -> PastOutcome:
-        means = self.means(job.race_id)
-        try:
-            return await read_past(job, means)
-        except (StartlistError, asyncio.CancelledError):
-            self.partner.other_calls += means.calls()  # no outcome tells of them
-            raise
+        outcome = await self.over_waits(replace(job, credential_id=self.key[1]), read_past, go_on)
+        if outcome is not None and outcome.error is None:
+            self._broken_off = 0
+        return outcome
