@@ -19,20 +19,24 @@ def assert_nothing_wrong(at: Scene) -> None:
     assert_only_the_past(at)
 
 
-def assert_read(at: Scene) -> None:
-    """At its end: everything that is over is stored as RunSignup has it; what is coming is left alone."""
+def assert_read(at: Scene, *, synced: bool = False) -> None:
+    """At its end: everything that is over is stored as RunSignup has it; what is coming is left to the syncs."""
     assert at.differences(covered_by="backfill_progress") == []
     assert {row["race_id"]: set(row["event_ids"]) for row in progress(at)} == over(at)
     assert {(row["state"], row["checkpoint"]) for row in progress(at)} == {("done", None)}
-    assert_only_the_past(at)
+    past = [event for events in over(at).values() for event in events]
     registered = sum(
         len(rows["active"])
         for race in over(at)
-        for event, rows in events_of(at, race).items()
-        if event in over(at)[race]
+        for event, rows in at.control.truth(race)["events"].items()
+        if event in past
     )
-    counted = at.conn.execute("select count(*) from runsignup_participants where removed_at is null").fetchone()
-    assert counted == (registered,)
+    counted = "select count(*) from runsignup_participants where removed_at is null and event_id = any(%s)"
+    assert at.conn.execute(counted, [past]).fetchone() == (registered,)
+    if synced:
+        assert at.differences() == []
+    else:
+        assert_only_the_past(at)
 
 
 def assert_only_the_past(at: Scene) -> None:
@@ -44,12 +48,11 @@ def assert_only_the_past(at: Scene) -> None:
         assert truth.rows_of(at.conn, table) == []
 
 
-def events_of(at: Scene, race_id: int) -> dict[int, Row]:
-    """What RunSignup has of a race, by event."""
-    found: dict[int, Row] = at.control.truth(race_id)["events"]
-    return found
-
-
 def progress(at: Scene) -> list[Row]:
     """The rows of `backfill_progress`, by race."""
     return sorted(truth.rows_of(at.conn, "backfill_progress"), key=lambda row: int(row["race_id"]))
+
+
+def cursors(at: Scene) -> list[Row]:
+    """Where the syncs stand."""
+    return truth.rows_of(at.conn, "sync_cursors")
