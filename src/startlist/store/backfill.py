@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -13,27 +13,16 @@ from psycopg.types.json import Jsonb
 
 from startlist.store.cursors import lock_race, page_key, unlock
 from startlist.store.database import Connection, Database
-from startlist.store.history import close_interrupted
+from startlist.store.history import Figures, close_interrupted
 
 FINISHED = ("done", "partial", "empty", "refused", "gone")  # not read again until somebody asks or an event is added
 NOT_DONE = ("partial", "empty", "refused", "gone", "failed")
 
 
-@dataclass(slots=True)
-class Counts:
-    """What was read and stored of a race's past so far, named as the columns of `backfill_progress`."""
-
-    api_calls: int = 0
-    rows_received: int = 0
-    rows_inserted: int = 0
-    rows_updated: int = 0
-    rows_unchanged: int = 0
-    rows_removed: int = 0
-    quarantined: int = 0
-
-    def plus(self, other: object) -> Counts:
-        """These and another pass's figures together."""
-        return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Counts)))
+# The figures that are kept of a race over all its legs, in the order of the columns.
+COUNTED = (
+    "api_calls", "rows_received", "rows_inserted", "rows_updated", "rows_unchanged", "rows_removed", "quarantined",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,7 @@ class Progress:
     event_ids: frozenset[int] = frozenset()
     unread_event_ids: frozenset[int] = frozenset()
     checkpoint: dict[str, Any] | None = None
-    counts: Counts = field(default_factory=Counts)
+    figures: Figures = field(default_factory=Figures)
     finished_at: datetime | None = None
 
     @property
@@ -129,9 +118,17 @@ async def load(conn: Connection, timing_partner_id: int, race_id: int) -> Progre
 
 async def _load(conn: Connection, timing_partner_id: int, race_id: int | None) -> list[Progress]:
     def made(race: int, state: str, reason: str | None, modified: Any, read: Any, unread: Any, *rest: Any) -> Progress:
-        checkpoint, finished_at, *counts = rest
+        checkpoint, finished_at, *counted = rest
         return Progress(
-            race, state, reason, modified, frozenset(read), frozenset(unread), checkpoint, Counts(*counts), finished_at
+            race,
+            state,
+            reason,
+            modified,
+            frozenset(read),
+            frozenset(unread),
+            checkpoint,
+            Figures(**dict(zip(COUNTED, counted, strict=True))),
+            finished_at,
         )
 
     found = await conn.execute(LOAD, {"partner": timing_partner_id, "race": race_id})
@@ -141,7 +138,7 @@ async def _load(conn: Connection, timing_partner_id: int, race_id: int | None) -
 async def save(conn: Connection, timing_partner_id: int, progress: Progress) -> None:
     """Keep where a race stands, in the transaction of the rows that it describes."""
     p = progress
-    values = {one.name: getattr(p.counts, one.name) for one in fields(Counts)}
+    values: dict[str, Any] = {name: getattr(p.figures, name) for name in COUNTED}
     values |= {"partner": timing_partner_id, "race": p.race_id, "state": p.state, "reason": p.reason}
     values |= {"record_modified": p.record_modified, "finished": p.finished or p.state == "failed"}
     values |= {"events": sorted(p.event_ids), "unread": sorted(p.unread_event_ids)}

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from startlist.store import backfill
-from startlist.store.backfill import Counts, Progress
+from startlist.store.backfill import Progress
 from startlist.store.cursors import LONGEST_PAGE
 from startlist.store.database import Connection
+from startlist.store.history import Figures
 from startlist.sync.checkpoint import Checkpoint
 from startlist.sync.feeds import Ledger
 from startlist.sync.job import Means
@@ -23,7 +24,7 @@ class Overtaken(Exception):
 class PastLedger(Ledger):
     """Writes a page while it has the race to itself, and keeps the place in the backfill's own table."""
 
-    def __init__(self, conn: Connection, means: Means, key: tuple[int, int], history_id: int, before: Counts) -> None:
+    def __init__(self, conn: Connection, means: Means, key: tuple[int, int], history_id: int, before: Figures) -> None:
         super().__init__(conn, means, key, history_id)
         self.database = means.database
         self.progress = Progress(key[1], state="reading")
@@ -47,5 +48,11 @@ class PastLedger(Ledger):
     async def save_progress(self) -> None:
         """Keep where the race stands, with all that was counted so far."""
         self.figures.api_calls = self._means.calls()
-        self.progress = replace(self.progress, counts=self._before.plus(self.figures))
+        self.progress = replace(self.progress, figures=self.total())
         await backfill.save(self.conn, self.key[0], self.progress)
+
+    def total(self) -> Figures:
+        """What was counted of the race in all its legs so far."""
+        total = replace(self._before)
+        total.add(self.figures)
+        return total
