@@ -42,6 +42,8 @@ def main() -> None:
             for result in grow(ground, options.grow_to, options.per_race, options.passes, growth):
                 print(report.line(result), flush=True)
     print("\n" + report.summary(results, growth))
+    if (options.registrations, options.grow_to) != (goals.REGISTRATIONS, goals.GROWN_TO):
+        print(f"(the goals are for {goals.REGISTRATIONS:,} registrations, grown to {goals.GROWN_TO:,})")
     if options.write:
         text = report.document(found, results, growth, registrations=options.registrations, per_race=options.per_race)
         if growth.steps:
