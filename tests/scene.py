@@ -7,6 +7,7 @@ before a checkpoint, before a commit), the sandbox holds it at a call.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections import Counter
@@ -64,6 +65,25 @@ def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to that in time"
         time.sleep(0.004)
+
+
+def until_said(child: subprocess.Popen[str], words: str) -> str:
+    """Wait until a run has logged something; all that it logged so far, which is not in its output any more."""
+    assert child.stderr is not None
+    stream, said = child.stderr.fileno(), b""
+    os.set_blocking(stream, False)
+
+    def heard() -> bool:
+        nonlocal said
+        try:
+            said += os.read(stream, 65_536)
+        except BlockingIOError:
+            assert child.poll() is None, said.decode()
+        return words.encode() in said
+
+    until(heard)
+    os.set_blocking(stream, True)
+    return said.decode()
 
 
 class Scene:

@@ -14,7 +14,7 @@ import pytest
 from startlist.store import local
 from startlist.store.database import Database
 from tests.past import assert_nothing_wrong, assert_read
-from tests.scene import UNDER_WAY, Moment, Scene, scene, until
+from tests.scene import UNDER_WAY, Moment, Scene, scene, until_said
 from tests.support import Cli, terminate
 
 IN_MID_COPY: Moment = ("runsignup_participants", 700)  # pages have 500 rows
@@ -125,21 +125,3 @@ def embedded(home: Path, cli: Cli) -> Database:
     """An embedded database of the test's own, which may be lost."""
     assert cli("init").code == 0
     return Database(local.start(home), "startlist", embedded=True)
-
-
-def until_said(child: subprocess.Popen[str], words: str) -> None:
-    """Wait until a run has logged something."""
-    assert child.stderr is not None
-    stream, said = child.stderr.fileno(), ""
-    os.set_blocking(stream, False)
-
-    def heard() -> bool:
-        nonlocal said
-        try:
-            said += os.read(stream, 65_536).decode()
-        except BlockingIOError:
-            assert child.poll() is None, said
-        return words in said
-
-    until(heard)
-    os.set_blocking(stream, True)
