@@ -42,7 +42,7 @@ async def run(
     selected = await _partners(context, options, only_first=only_first_partner)
     async with context.admin() as conn:
         context.run_id = await history.open_run(conn, "sync", trigger)
-    summary = Summary(context.run_id, context.now(), [])
+    summary = Summary(context.run_id, context.now())
     try:
         summary.error = await together([_sync_partner(context, options, own, summary) for own in selected])
         if options.race_id is not None and not any(p.races or p.errors for p in summary.partners):

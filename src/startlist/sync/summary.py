@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -91,14 +92,37 @@ class PartnerSummary:
 
 
 @dataclass(slots=True)
-class Summary:
-    """A whole run. `error` is what stopped everything, if anything did."""
+class Run(ABC):
+    """A whole run of whatever command. `error` is what stopped everything, if anything did."""
 
     run_id: int
     started_at: datetime
-    partners: list[PartnerSummary]
     finished_at: datetime | None = None
     error: StartlistError | None = None
+
+    @property
+    @abstractmethod
+    def status(self) -> str:
+        """completed, partial, failed or skipped (every race was held by another run)."""
+
+    @property
+    def exit_status(self) -> int:
+        """As the contract has it."""
+        if isinstance(self.error, ConfigurationError | CallerRefused):
+            return MISUSED
+        return {"completed": DONE, "skipped": ALL_HELD}.get(self.status, FAILED)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it goes on."""
+        return None if self.finished_at is None else round((self.finished_at - self.started_at).total_seconds(), 3)
+
+
+@dataclass(slots=True)
+class Summary(Run):
+    """A whole sync."""
+
+    partners: list[PartnerSummary] = field(default_factory=list)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -119,18 +143,6 @@ class Summary:
         if statuses == {"skipped"}:
             return "skipped"
         return "partial" if "partial" in statuses else "completed"
-
-    @property
-    def exit_status(self) -> int:
-        """As the contract has it."""
-        if isinstance(self.error, ConfigurationError | CallerRefused):
-            return MISUSED
-        return {"completed": DONE, "skipped": ALL_HELD}.get(self.status, FAILED)
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; None while it goes on."""
-        return None if self.finished_at is None else round((self.finished_at - self.started_at).total_seconds(), 3)
 
     def failed_syncs(self) -> list[dict[str, Any]]:
         """Every race that failed or is partial, and every credential that could not be used (race_id null)."""

@@ -45,6 +45,11 @@ class PastCheckpoint(Checkpoint, kw_only=True):
             return None
         return found
 
+    def doubtful(self) -> object:
+        """What `leave_out` would take for unreadable, to be compared with itself; None when it asks one by one first."""
+        place = self.start() or Position.first(self.events)
+        return None if place.event_id is None and self.feed != "successors" else (self.feed, place)
+
     def leave_out(self, why: str, *, patience: int) -> bool:
         """Go on without what could not be read; False when nothing of the race can be.
 

@@ -45,7 +45,8 @@ from startlist.sync.race import PATIENCE, concerns_all
 
 log = structlog.get_logger()
 
-ONE_BY_ONE = (PermissionDenied, RequestRefused, BadAnswer, ServerError)  # may concern some of a race's events only
+PASSING = (NetworkError, ServerError, BadAnswer)  # RunSignup may be away for everybody; the checkpoint stays
+ONE_BY_ONE = (PermissionDenied, RequestRefused, *PASSING)  # may concern some of a race's events only
 EVENTS_TRIED = 2  # alone, before the whole race is given up
 NO_MORE = "no event of it is over"
 
@@ -76,6 +77,8 @@ class _Past:
         self.history_id = 0
         self.race_stored = False
         self.asked_again = False
+        self.doubted: object = None  # the place at which RunSignup answered wrongly or not at all
+        self.hopeless = False  # no event of it can be read, though RunSignup answers otherwise
         self.open_quarantine = False
         self.begun = means.now()
         self.before = Progress(job.race_id)
@@ -101,7 +104,7 @@ class _Past:
             if self.job.throttled >= PATIENCE:
                 return await self._fail("failed", error, keep=True)
             return await self._put_off(error, *await budget.pause_left(self.conn, self.job.credential_id))
-        except (NetworkError, ServerError) as error:  # the checkpoint stays: the next run goes on from it
+        except PASSING as error:  # the next try goes on from the checkpoint
             return await self._fail("failed", error, keep=True)
         except RunSignupError as error:
             gone, refused = isinstance(error, RaceGone), isinstance(error, PermissionDenied)
@@ -184,8 +187,20 @@ class _Past:
                 if not self.at.events:
                     return None
             except ONE_BY_ONE as error:
+                if isinstance(error, PASSING) and await self._in_passing():
+                    continue
                 if not self._leave_out(error):
+                    self.hopeless = True
                     raise
+
+    async def _in_passing(self) -> bool:
+        """Whether to ask once more before an event is noted as unread; raises when RunSignup is away altogether."""
+        place = self.at.doubtful()
+        if place is None:
+            return False
+        await self.means.client.race(self.job.race_id)
+        before, self.doubted = self.doubted, place
+        return before != place
 
     def _leave_out(self, error: RunSignupError) -> bool:
         # Permission is the race's: where the newest event is refused as well, all of them are.
@@ -308,7 +323,7 @@ class _Past:
             self.ledger.progress = replace(stands, state=noted, reason=str(error), checkpoint=checkpoint)
             await self.ledger.save_progress()
         await self._close("failed", self.job.reason, error)
-        return PastOutcome(state, str(error), self.ledger.figures, error=error)
+        return PastOutcome(state, str(error), self.ledger.figures, error=error, hopeless=self.hopeless)
 
     async def _close(self, status: str, reason: str | None, error: StartlistError | None = None) -> None:
         await self.ledger.save_figures()

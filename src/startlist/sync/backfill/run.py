@@ -87,7 +87,7 @@ async def _run(context: Context, options: Options, progress: BackfillProgress) -
         await backfill.begin_run(context.database, conn, context.run_id, numbers)
         if options.restart or options.retry:
             await backfill.forget(conn, numbers, None if options.restart else backfill.NOT_DONE)
-    summary = BackfillSummary(context.run_id, context.now(), [])
+    summary = BackfillSummary(context.run_id, context.now())
     try:
         summary.error = await together([_backfill(context, options, own, summary, progress) for own in selected])
     except BaseException as error:

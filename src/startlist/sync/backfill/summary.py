@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
-from startlist.errors import CallerRefused, ConfigurationError, StartlistError
 from startlist.store.backfill import FINISHED
 from startlist.store.history import Figures
 from startlist.sync.backfill.job import PastOutcome
-from startlist.sync.summary import ALL_HELD, DONE, FAILED, MISUSED
+from startlist.sync.summary import Run
 
 AMISS = ("partial", "refused", "gone", "failed")
 
@@ -82,14 +80,10 @@ class PartnerPast:
 
 
 @dataclass(slots=True)
-class BackfillSummary:
-    """A whole run. `error` is what stopped everything, if anything did."""
+class BackfillSummary(Run):
+    """A whole backfill."""
 
-    run_id: int
-    started_at: datetime
-    partners: list[PartnerPast]
-    finished_at: datetime | None = None
-    error: StartlistError | None = None
+    partners: list[PartnerPast] = field(default_factory=list)
 
     @property
     def states(self) -> Counter[str]:
@@ -107,18 +101,6 @@ class BackfillSummary:
         if states["failed"]:
             return "failed"
         return "partial" if any(states[state] for state in (*AMISS, "waiting")) else "completed"
-
-    @property
-    def exit_status(self) -> int:
-        """As the contract has it."""
-        if isinstance(self.error, ConfigurationError | CallerRefused):
-            return MISUSED
-        return {"completed": DONE, "skipped": ALL_HELD}.get(self.status, FAILED)
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; None while it goes on."""
-        return None if self.finished_at is None else round((self.finished_at - self.started_at).total_seconds(), 3)
 
     def absorb(self, earlier: BackfillSummary) -> None:
         """Take in what was done before the database went away, so that all of it is told as one run."""

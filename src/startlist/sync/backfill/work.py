@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import structlog
 
-from startlist.errors import NetworkError, ServerError
 from startlist.store import backfill, cursors, partners, quarantine
 from startlist.store.backfill import Progress
 from startlist.store.history import Figures
@@ -18,7 +17,7 @@ from startlist.store.races import StoredRace
 from startlist.sync.backfill.job import PastJob, PastOutcome
 from startlist.sync.backfill.plan import SHARE, Options, due, newest_past, past_events
 from startlist.sync.backfill.progress import BackfillProgress
-from startlist.sync.backfill.race import read_past
+from startlist.sync.backfill.race import PASSING, read_past
 from startlist.sync.backfill.summary import AMISS, PartnerPast, PastSummary
 from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, read_by_one
@@ -140,7 +139,7 @@ class PastWork(CredentialInUse):
             self.unproved.append((planned, outcome))
         elif outcome.state == "refused":
             await self._refused(planned, outcome)
-        elif isinstance(outcome.error, NetworkError | ServerError) and planned.tried + 1 < TRIES:
+        elif isinstance(outcome.error, PASSING) and not outcome.hopeless and planned.tried + 1 < TRIES:
             planned.tried += 1
             self.queue.append(planned)
             await self._stumble(str(outcome.error))
