@@ -46,7 +46,7 @@ class PastCheckpoint(Checkpoint, kw_only=True):
         return found
 
     def doubtful(self) -> object:
-        """What `leave_out` would take for unreadable, to be compared with itself; None when it asks one by one first."""
+        """The place that `leave_out` would take for unreadable; None when it asks one by one first."""
         place = self.start() or Position.first(self.events)
         return None if place.event_id is None and self.feed != "successors" else (self.feed, place)
 

@@ -190,7 +190,7 @@ class _Past:
                 if isinstance(error, PASSING) and await self._in_passing():
                     continue
                 if not self._leave_out(error):
-                    self.hopeless = True
+                    self.hopeless = not isinstance(error, NetworkError)
                     raise
 
     async def _in_passing(self) -> bool:
