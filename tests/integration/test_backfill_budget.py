@@ -452,7 +452,7 @@ async def test_a_broken_page_is_read_on_from_the_one_before(rig: Rig) -> None:
     done = await rig.backfill()
     assert (done.exit_status, done.states) == (0, {"done": 1})
     assert len(rig.asked("participants")) == 5 + 3
-    assert [status for _, status, _ in await rig.passes()] == ["failed", "completed"]
+    assert len(rig.asked("race")) == 1 + 1  # whether RunSignup answers at all
     await rig.assert_truth(events=past)
     await assert_adds_up(rig)
 

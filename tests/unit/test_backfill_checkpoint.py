@@ -119,6 +119,23 @@ def test_successors_that_cannot_be_asked_for_are_told_and_passed() -> None:
     assert (at.feed, at.removals_unread) == ("settle", dict.fromkeys(EVENTS, "no"))
 
 
+def test_what_would_be_lost_by_leaving_it_out() -> None:
+    at = begin()
+    assert at.doubtful() is None  # each is asked alone first
+    at.leave_out("no", patience=2)
+    newest = at.doubtful()
+    assert newest is not None
+    assert at.doubtful() == newest
+    at.position = {"event_id": 40, "after": 500, "remaining": [10, 30, 20]}
+    later = at.doubtful()
+    assert later not in (None, newest)
+    at.next_feed("removed")
+    assert at.doubtful() is None
+    at.next_feed("successors")
+    assert at.doubtful() is not None
+    assert begin(40).doubtful() is not None
+
+
 def test_without_events_that_are_gone_it_begins_again() -> None:
     at = begin()
     at.leave_out("no", patience=2)
