@@ -18,7 +18,7 @@ from tests.scene import UNDER_WAY, Moment, Scene, scene, until_said
 from tests.support import Cli, terminate
 
 IN_MID_COPY: Moment = ("runsignup_participants", 700)  # pages have 500 rows
-AT_THE_CHECKPOINT: Moment = ("backfill_progress", 2)
+AT_THE_CHECKPOINT: Moment = ("backfill_progress", 3)
 AT_A_CALL: Moment = ({"endpoint": "participants"}, 2)
 
 Way = Callable[[Path], None]
