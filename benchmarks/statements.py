@@ -16,9 +16,9 @@ import psycopg
 
 from benchmarks.cases import SCHEMA
 from benchmarks.stand import sandbox, stand
-from startlist.store import registrations
+from startlist.store import registrations, stages
+from startlist.store.changes import GATHERED
 from startlist.store.database import Connection
-from startlist.store.stages import make_stages
 
 PAGE = 2500
 CHANGED = 25
@@ -41,7 +41,8 @@ def main(count: int) -> None:
 async def _explain_all(url: str) -> None:
     options = f"-c search_path={SCHEMA}"
     async with await psycopg.AsyncConnection.connect(url, autocommit=True, options=options) as conn:
-        await make_stages(conn)
+        await stages.prepare(conn)
+        await stages.make(conn, registrations.STAGE, GATHERED)
         cursor = await conn.execute("select event_id from runsignup_participants limit 1")
         event_id = (await cursor.fetchone() or (0,))[0]
         query = "select registration_id from runsignup_participants where event_id = %s order by 1 limit %s"

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 
-from startlist.store import changes, history, removals
+from startlist.store import changes, history, removals, stages
 from startlist.store.database import Connection, Database
 from startlist.store.registrations import Merged, Range, Scope, merge_registrations
-from startlist.store.stages import make_stages
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -111,7 +110,8 @@ class Removed:
 async def race(database: Database) -> AsyncIterator[Race]:
     async with await database.connect() as conn:
         await conn.execute("insert into timing_partners (timing_partner_id, company_name) values (1, 'Peak')")
-        await make_stages(conn)
+        await stages.prepare(conn)
+        await stages.make(conn, changes.GATHERED)
         run_id = await history.open_run(conn, "test")
         cursor = await conn.execute(
             "insert into partner_provider_credentials (timing_partner_id, principal, secret) values (1, 'k', 's')"
@@ -316,6 +316,7 @@ async def test_a_large_table_is_reached_by_its_key(race: Race) -> None:
     await race.merge(*(Row(n) for n in range(1, 3000)), quiet=[11])
     await race.conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
     async with race.conn.transaction():
+        await stages.make(race.conn, removals.STAGE)
         await race.conn.execute("insert into stage_removals (event_id, registration_id) values (11, 5)")
         plan = await race.rows(
             "explain select from stage_removals s join runsignup_participants t"

@@ -9,6 +9,8 @@ from typing import Any, LiteralString, NamedTuple, Protocol
 
 from psycopg.types.string import BytesBinaryDumper
 
+from startlist.store import stages
+from startlist.store.changes import GATHERED
 from startlist.store.database import Connection
 
 Key = tuple[int, int]  # event_id, registration_id
@@ -358,6 +360,7 @@ async def _insert(conn: Connection, scope: Scope, new: dict[Key, Arrived], merge
     if added:
         values = {"partner": scope.timing_partner_id}
         lists = {"events": [key[0] for key in added], "registrations": [key[1] for key in added]}
+        await stages.make(conn, GATHERED)
         cursor = await conn.execute(GATHER_ADDED, {**values, **lists})
         changes, bib_changes = await cursor.fetchone() or (0, 0)
         merged.changes += changes
@@ -365,6 +368,7 @@ async def _insert(conn: Connection, scope: Scope, new: dict[Key, Arrived], merge
 
 
 async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], merged: Merged) -> None:
+    await stages.make(conn, STAGE, GATHERED)
     if await _copy(conn, COPY_STAGE, scope, differing.values(), staged=True):
         await conn.execute(KEEP_ABSENT)
     values = {

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from startlist.store import stages
+from startlist.store.changes import GATHERED
 from startlist.store.database import Connection
 from startlist.store.registrations import Key, Scope
 
@@ -173,6 +175,7 @@ async def apply_removals(
     """Mark a page of the removed list; `absent`: registrations that this full pass did not find any more."""
     if not removals:
         return Applied(0, 0, [])
+    await stages.make(conn, STAGE, GATHERED)
     async with conn.cursor() as cursor, cursor.copy(COPY_STAGE) as copy:
         copy.set_types(["int8", "int8", "text", "timestamptz", "int8", "bytea", "bool"])
         for r in removals:
@@ -193,12 +196,18 @@ async def apply_removals(
 
 async def mark_missing(conn: Connection, timing_partner_id: int, lost: Collection[Key]) -> int:
     """Mark active registrations as missing and return how many; they stay on the start list."""
-    return (await conn.execute(MARK_MISSING, _keys(timing_partner_id, lost))).rowcount if lost else 0
+    if not lost:
+        return 0
+    await stages.make(conn, GATHERED)
+    return (await conn.execute(MARK_MISSING, _keys(timing_partner_id, lost))).rowcount
 
 
 async def restore(conn: Connection, timing_partner_id: int, back: Collection[Key]) -> int:
     """Take the removal off registrations that a full pass showed and the removed list no longer names."""
-    return (await conn.execute(RESTORE, _keys(timing_partner_id, back))).rowcount if back else 0
+    if not back:
+        return 0
+    await stages.make(conn, GATHERED)
+    return (await conn.execute(RESTORE, _keys(timing_partner_id, back))).rowcount
 
 
 async def successors_unknown(

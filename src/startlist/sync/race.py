@@ -26,11 +26,10 @@ from startlist.errors import (
     Throttled,
 )
 from startlist.runsignup import Race
-from startlist.store import budget, cursors, history, quarantine, races, removals
+from startlist.store import budget, cursors, history, quarantine, races, removals, stages
 from startlist.store.database import Connection, translated
 from startlist.store.history import Figures
 from startlist.store.registrations import Scope
-from startlist.store.stages import make_stages
 from startlist.sync.checkpoint import Checkpoint
 from startlist.sync.feeds import Feeds, Ledger
 from startlist.sync.job import Job, Means, Outcome
@@ -139,7 +138,7 @@ class _Pass:
 
     async def _prepare(self) -> None:
         conn = self.conn
-        await make_stages(conn)
+        await stages.prepare(conn)
         closed = await history.close_interrupted(conn, *self.key)
         if closed:
             log.warning("pass.interrupted", timing_partner_id=self.key[0], race_id=self.key[1], passes=closed)

@@ -28,12 +28,11 @@ from startlist.errors import (
     Throttled,
 )
 from startlist.runsignup import Race
-from startlist.store import backfill, budget, cursors, history, quarantine, races
+from startlist.store import backfill, budget, cursors, history, quarantine, races, stages
 from startlist.store.backfill import Progress
 from startlist.store.cursors import LONGEST_PAGE, Cursor
 from startlist.store.database import Connection, translated
 from startlist.store.registrations import Scope
-from startlist.store.stages import make_stages
 from startlist.sync.backfill.checkpoint import PastCheckpoint
 from startlist.sync.backfill.job import PastJob, PastOutcome
 from startlist.sync.backfill.ledger import Overtaken, PastLedger
@@ -130,7 +129,7 @@ class _Past:
     async def _prepare(self) -> PastOutcome | None:
         """Look where the race stands, under the claim; an outcome when there is nothing to do any more."""
         conn, job = self.conn, self.job
-        await make_stages(conn)
+        await stages.prepare(conn)
         closed = await history.close_interrupted(conn, *self.key, backfill=True)
         if closed:
             log.warning("backfill.interrupted", timing_partner_id=self.key[0], race_id=self.key[1], legs=closed)
