@@ -119,6 +119,7 @@ def waiting_again(at: Scene) -> bool:
     return row is not None and row[0] >= 4 and not running(at)
 
 
+@pytest.mark.slow
 def test_two_backfills_share_one_budget(database: Database, cli: Cli) -> None:
     with scene(database, cli, registrations=600, races=6, events=1, years=3) as at:
         limit(at, 20)
