@@ -56,7 +56,11 @@ class PastCheckpoint(Checkpoint, kw_only=True):
         After all events together, each is asked alone, the newest first; when the first `patience` of them cannot be
         read either, no event is taken to be readable.
         """
-        if self.feed == "successors":  # they are asked for all events at once, and in vain
+        if self.feed == "successors":  # they are asked for all events at once
+            readable = [event_id for event_id in self.events if event_id not in self.unread]
+            if len(readable) < len(self.events):
+                self.events = readable
+                return True
             self.removals_unread.update(dict.fromkeys(self.events, why))
             self.next_feed("settle")
             return True

@@ -59,8 +59,10 @@ async def read_past(job: PastJob, means: Means) -> PastOutcome:
                 return PastOutcome("held", "another backfill reads this race")
             return await _Past(job, means, conn).run()
         finally:
-            await cursors.unlock_race(conn)
-            await conn.close()
+            try:
+                await cursors.unlock_race(conn)
+            finally:  # also when it is cancelled in that moment
+                await conn.close()
 
 
 class _Past:

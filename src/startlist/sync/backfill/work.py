@@ -59,6 +59,7 @@ class PastWork(CredentialInUse):
         self.queue: deque[Planned] = deque()
         self.held: list[Planned] = []  # by another backfill
         self.unproved: list[tuple[Planned, PastOutcome]] = []  # what may be noted only of a credential that is proved
+        self._noted = False  # that it is proved
         self._broken_off = 0  # one after the other
 
     def plan(self, stored: dict[int, StoredRace], progress: dict[int, Progress]) -> None:
@@ -81,19 +82,11 @@ class PastWork(CredentialInUse):
         self.queue.extend(planned for _, _, planned in found)
 
     async def run(self, others: list[PastWork]) -> None:
-        """Read the queue. Until one participants call succeeded, one race after the other, known ones first."""
-        while self.queue and not self.proof.is_set() and not self.refusal:
-            first = next((planned for planned in self.queue if planned.known), self.queue[0])
-            self.queue.remove(first)
-            await self._one(first, others)
-        if self.proof.is_set():
-            await self._proved()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.context.settings.concurrent_calls):
-                group.create_task(self._rest(others))
-        again, self.held = self.held, []
-        for planned in again:  # whoever had them may have died
-            await self._one(planned, others)
+        """Read the queue, then once more what another backfill had at first."""
+        await self._read_queue(others)
+        self.queue.extend(self.held)  # whoever had them may have died
+        self.held.clear()
+        await self._read_queue(others)
         for planned in self.held:
             self._ended(planned, PastOutcome("held", "another backfill reads this race"))
         for planned, outcome in self.unproved:
@@ -101,12 +94,25 @@ class PastWork(CredentialInUse):
                 outcome.state = "empty"
             self._ended(planned, outcome)
 
+    async def _read_queue(self, others: list[PastWork]) -> None:
+        """Until one participants call succeeded, one race after the other, known ones first; then several at once."""
+        while self.queue and not self.proof.is_set() and not self.refusal:
+            first = next((planned for planned in self.queue if planned.known), self.queue[0])
+            self.queue.remove(first)
+            await self._one(first, others)
+        if self.proof.is_set() and not self._noted:
+            await self._proved()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.context.settings.concurrent_calls):
+                group.create_task(self._rest(others))
+
     async def _rest(self, others: list[PastWork]) -> None:
         while self.queue:
             await self._one(self.queue.popleft(), others)
 
     async def _proved(self) -> None:
         """The credential may be believed: its races are the partner's, and what it was refused was refused."""
+        self._noted = True
         bad = [replace(record, endpoint=LIST) for record in self.bad]
         async with self.context.admin() as conn:
             began = await cursors.clock(conn)
