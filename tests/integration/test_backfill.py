@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from startlist.sandbox import World, bulk
 from startlist.store.database import Database
+from startlist.sync.backfill.plan import Options
+from startlist.sync.backfill.run import PlannedPast, dry_run
 from startlist.sync.gate import utc_now
 from tests.support import MakeSettings
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
@@ -288,6 +291,43 @@ async def test_two_partners_with_the_same_race_have_a_copy_each(rig: Rig) -> Non
     await rig.backfill()
     await rig.assert_truth(events=past, partner=1)
     await rig.assert_truth(events=past, partner=2)
+
+
+# -- what it would take ------------------------------------------------------------------------------------------------
+
+
+async def plan_of(rig: Rig, **options: Any) -> list[PlannedPast]:
+    rig.control.reset_log()
+    async with rig.context() as context:
+        found = await dry_run(context, Options(**options))
+    rig.calls = rig.control.log()
+    return found
+
+
+async def test_a_dry_run_asks_for_the_race_lists_only_and_stores_nothing(rig: Rig) -> None:
+    past = add_years(rig, 3)
+    add_race(rig, 2)
+    rig.control.add_partner("Chip & Go")
+    add_race(rig, keys=["Chip & Go"])
+    await rig.adopt()
+    mine, theirs = await plan_of(rig)
+    assert rig.endpoints() == {"races": 2}
+    assert (mine.races, theirs.races) == (2, 1)
+    assert (mine.calls, theirs.calls) == (6, 3)
+    assert (mine.calls_per_hour, mine.calls_left) == (700, 699)
+    assert mine.events >= 1  # the list shows the current events only
+    for table in ("runsignup_races", "backfill_progress", "sync_history", "sync_runs"):
+        assert await rig.count(table) == 0
+    await rig.sync()
+    assert (await plan_of(rig, timing_partner_id=1))[0].races == 2
+    await rig.backfill()
+    mine, theirs = await plan_of(rig)
+    assert (mine.races, mine.finished_before, mine.events, mine.calls, mine.seconds) == (0, 2, 0, 0, 0)
+    rig.control.clock(advance=120)
+    rig.control.add_event(RACE, "Found in a drawer", in_days=-2000)
+    (mine,) = await plan_of(rig, partners=1)
+    assert (mine.races, mine.finished_before) == (1, 1)
+    await rig.assert_truth(events=past, beside=[FIRST, SECOND])
 
 
 # -- large events ------------------------------------------------------------------------------------------------------

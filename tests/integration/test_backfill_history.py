@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from startlist.store import backfill
 from startlist.store.reading import Filters
 from startlist.store.status import Status, read_status
 from startlist.sync.backfill.plan import Options as PastOptions
@@ -249,6 +250,60 @@ async def test_a_page_that_a_sync_overtook_is_asked_for_anew(rig: Rig) -> None:
     assert (await rig.registration(runner))["last_name"] == "Corrected"
     await rig.assert_truth(race)
     await rig.check()
+
+
+async def test_a_race_that_another_backfill_had_is_tried_again_like_any_other(rig: Rig) -> None:
+    past = add_years(rig, 2)
+    other = add_race(rig, days=50)
+    claim = backfill.claim_key(rig.database, 1, RACE)
+    with psycopg.connect(autocommit=True, **rig.database.parameters("test")) as holder:
+        holder.execute("select pg_advisory_lock(%s)", [claim])
+        rig.control.fault("reset", match={"endpoint": "race", "race_id": RACE}, times=3)
+
+        class Freeing(Told):
+            def past_ended(self, timing_partner_id: int, race_id: int, outcome: Any) -> None:
+                super().past_ended(timing_partner_id, race_id, outcome)
+                if race_id == other:
+                    holder.execute("select pg_advisory_unlock(%s)", [claim])
+
+        told = Freeing()
+        done = await rig.backfill(progress=told)
+    assert told.ended == [(other, "done"), (RACE, "done")]
+    assert (done.exit_status, done.states) == (0, {"done": 2})
+    await rig.assert_truth(events=past)
+    await rig.assert_truth(other)
+
+
+async def test_a_key_is_proved_by_a_race_that_another_backfill_had(rig: Rig) -> None:
+    past = add_years(rig, 2)
+    claim = backfill.claim_key(rig.database, 1, RACE)
+    with psycopg.connect(autocommit=True, **rig.database.parameters("test")) as holder:
+        holder.execute("select pg_advisory_lock(%s)", [claim])
+        other = add_race(rig, days=50, runners=0)
+        rig.control.fault("error", code=7, match={"race_id": other}, times=None)
+
+        class Freeing(Told):
+            def call_made(self, timing_partner_id: int, credential_id: int, calls_left: int) -> None:
+                if rig.control.log()[-1]["race_id"] == other:
+                    holder.execute("select pg_advisory_unlock_all()")
+
+        done = await rig.backfill(progress=Freeing())
+    assert done.states == {"done": 1, "refused": 1}
+    await rig.assert_truth(events=past)
+    assert (await rig.credential())["verified_at"] is not None
+    assert (await rig.past(other))["state"] == "refused"
+
+
+async def test_a_race_that_another_backfill_keeps_is_left_to_it(rig: Rig) -> None:
+    add_years(rig, 2)
+    async with await rig.database.connect() as holder:
+        assert await backfill.claim(rig.database, holder, 1, RACE)
+        done = await rig.backfill()
+        assert (done.status, done.exit_status, done.states) == ("skipped", 3, {"held": 1})
+        assert rig.endpoints() == {"races": 1}
+        add_race(rig)
+        done = await rig.backfill()
+    assert (done.status, done.exit_status, done.states) == ("completed", 0, {"held": 1, "done": 1})
 
 
 # -- status ------------------------------------------------------------------------------------------------------------

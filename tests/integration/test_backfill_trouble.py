@@ -24,7 +24,9 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
 ]
 
 
-def unreadable(rig: Rig, events: list[int], kind: str, endpoint: str = "participants", **parameters: Any) -> None:
+def unreadable(
+    rig: Rig, events: list[int], kind: str, endpoint: str | None = "participants", **parameters: Any
+) -> None:
     for event in events:
         rig.control.fault(kind, match={"endpoint": endpoint, "event_id": event}, times=None, **parameters)
 
@@ -288,6 +290,24 @@ async def test_a_removed_list_of_which_nothing_can_be_read(rig: Rig) -> None:
     done = await rig.backfill(retry=True)
     assert done.states == {"done": 1}
     await rig.assert_truth(events=past)
+
+
+async def test_years_of_which_neither_list_can_be_read(rig: Rig) -> None:
+    past = add_years(rig, 4)
+    rig.control.refund(rig.control.register(past[0])[0])
+    moved = rig.control.truth(RACE)["events"][past[0]]["active"][0]["registration_id"]
+    unreadable(rig, past[2:], "error", None, code=3)
+    transfer = {"name": "transfer", "registration_id": moved, "to_event_id": past[1]}
+    rig.control.fault("before", match={"endpoint": "removed_participants"}, changes=[transfer])
+    done = await rig.backfill()
+    assert done.states == {"partial": 1}
+    row = await rig.past()
+    assert (row["event_ids"], row["unread_event_ids"]) == (past[:2], past[2:])
+    for event in past[:2]:
+        assert str(event) not in row["reason"]
+    await rig.assert_truth(events=past[:2])
+    await rig.backfill()
+    assert rig.endpoints() == {"races": 1}
 
 
 async def test_a_race_record_that_cannot_be_read_fails_that_race_alone(rig: Rig) -> None:

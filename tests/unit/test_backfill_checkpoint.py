@@ -136,6 +136,16 @@ def test_what_would_be_lost_by_leaving_it_out() -> None:
     assert begin(40).doubtful() is not None
 
 
+def test_successors_are_looked_for_in_the_events_that_can_be_read() -> None:
+    at = begin()
+    at.unread = {30: "error 3", 20: "error 3"}
+    at.next_feed("successors")
+    assert at.leave_out("error 3", patience=1)
+    assert (at.feed, at.events, at.removals_unread) == ("successors", [40, 10], {})
+    assert at.leave_out("error 3", patience=1)
+    assert (at.feed, at.removals_unread) == ("settle", {40: "error 3", 10: "error 3"})
+
+
 def test_without_events_that_are_gone_it_begins_again() -> None:
     at = begin()
     at.leave_out("no", patience=2)
