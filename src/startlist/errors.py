@@ -17,6 +17,7 @@
         │   ├── PermissionDenied      code 7
         │   └── RaceGone              code 201
         ├── CredentialRefused     code 6: stop this credential
+        │   └── CredentialRemoved     somebody deleted it meanwhile
         └── CallerRefused         code 17: stop everything                     exit 2
 
 Messages never carry a secret, a URL with one, a row or a body.
@@ -113,6 +114,10 @@ class RaceGone(RaceUnavailable):
 
 class CredentialRefused(RunSignupError):
     """RunSignup does not accept this credential (code 6)."""
+
+
+class CredentialRemoved(CredentialRefused):
+    """The credential, or its timing partner, was deleted while it was in use."""
 
 
 class CallerRefused(RunSignupError):

@@ -251,7 +251,7 @@ async def test_nothing_is_removed_while_a_race_is_being_synced(database: Databas
         await conn.execute(FILL)
         before = await partners.stored_rows(conn, 1)
         assert await lock_race(database, other, 1, 10)
-        with pytest.raises(StartlistError, match="race 10 of timing partner 1 is being read by a sync"):
+        with pytest.raises(StartlistError, match="race 10 of timing partner 1 is being synced"):
             await partners.remove(database, 1)
         assert await partners.stored_rows(conn, 1) == before
         await other.close()

@@ -20,6 +20,7 @@ from startlist.sync.backfill.progress import BackfillProgress
 from startlist.sync.backfill.window import Window
 
 LONGEST_NAME = 22
+LONGEST_GAP = 30.0  # seconds: a longer one between two calls was a wait
 
 
 @dataclass(slots=True)
@@ -49,6 +50,8 @@ class LiveBackfill(BackfillProgress):
             transient=True,
         )
         self._began = time.monotonic()
+        self._last_call = self._began
+        self._call_seconds = 0.5  # between two calls of whomever, about
         self._partners: dict[int, _Partner] = {}
         self._said: dict[int, datetime] = {}
 
@@ -84,6 +87,10 @@ class LiveBackfill(BackfillProgress):
 
     def call_made(self, timing_partner_id: int, credential_id: int, calls_left: int) -> None:
         if partner := self._partners.get(timing_partner_id):
+            now = time.monotonic()
+            gap, self._last_call = now - self._last_call, now
+            if gap < LONGEST_GAP:
+                self._call_seconds += (gap - self._call_seconds) * 0.05
             partner.calls += 1
             partner.left[credential_id] = calls_left
             self._show(partner)
@@ -101,6 +108,6 @@ class LiveBackfill(BackfillProgress):
         figures = f"races, {partner.rows:,} rows, {partner.rows / seconds:,.0f}/s, {partner.calls:,} calls"
         if partner.left:
             calls = calls_to_come(partner.races - done, partner.calls, partner.read)
-            to_come = seconds_to_come(calls, left, partner.per_hour, seconds / max(partner.calls, 1), self._between)
+            to_come = seconds_to_come(calls, left, partner.per_hour, self._call_seconds, self._between)
             figures += f", {left:,} left, {words.length(to_come)} to go"
         self._bar.update(partner.task, total=partner.races, completed=done, figures=figures)

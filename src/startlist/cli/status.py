@@ -259,7 +259,7 @@ def _past(database: Database, found: Status, one: BackfillState) -> list[object]
         return None
     unreadable = one.refused + one.gone
     read = one.done + one.partial + one.empty
-    state = "running" if running else f"stands still since {words.span(found.holders.at - one.updated_at)}"
+    state = "running" if running else f"stands still for {words.span(found.holders.at - one.updated_at)}"
     return [
         one.timing_partner_id, one.company_name, one.races, read, unreadable, one.left, one.rows_received, state,
     ]  # fmt: skip

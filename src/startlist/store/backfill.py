@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +16,6 @@ from startlist.store.database import Connection, Database
 from startlist.store.history import Figures, close_interrupted
 
 FINISHED = ("done", "partial", "empty", "refused", "gone")  # not read again until somebody asks or an event is added
-NOT_DONE = ("partial", "empty", "refused", "gone", "failed")
 
 
 # The figures that are kept of a race over all its legs, in the order of the columns.
@@ -77,23 +76,44 @@ on conflict (timing_partner_id, race_id) do nothing
 """
 
 REFUSE: LiteralString = """
-insert into backfill_progress (timing_partner_id, race_id, state, reason, finished_at)
+insert into backfill_progress as b (timing_partner_id, race_id, state, reason, finished_at)
 values (%s, %s, 'refused', %s, now())
 on conflict (timing_partner_id, race_id) do update
 set state = excluded.state, reason = excluded.reason, checkpoint = null, finished_at = now(), updated_at = now()
+where b.state not in ('done', 'partial', 'empty')
 """
 
-FORGET: LiteralString = """
-delete from backfill_progress
-where timing_partner_id = any(%s::bigint[]) and (%s::text[] is null or state = any(%s::text[]))
+FORGET: LiteralString = "delete from backfill_progress where timing_partner_id = any(%s::bigint[])"
+
+# What was read stays read, but where nothing came or records were set aside.
+RETRY: LiteralString = """
+update backfill_progress
+set state = 'waiting', reason = null, unread_event_ids = '{}', checkpoint = null, finished_at = null,
+    updated_at = now(),
+    event_ids = case when state = 'empty' or state = 'partial' and (unread_event_ids = '{}' or quarantined > 0)
+                     then '{}' else event_ids end,
+    quarantined = 0
+where timing_partner_id = any(%s::bigint[]) and state in ('partial', 'empty', 'refused', 'gone')
 """
 
-# A sync's pass that ended since a page was asked for may have stored later versions of what is on it.
+# Races that no key lists any more and that were never stored: nobody can read them.
+NOT_LISTED: LiteralString = """
+update backfill_progress as b
+set state = 'gone', reason = 'no API key lists it any more', checkpoint = null, finished_at = now(), updated_at = now()
+where b.timing_partner_id = %s and b.state in ('waiting', 'reading', 'failed') and not b.race_id = any(%s::bigint[])
+"""
+
+# A sync's pass that ended since a page was asked for may have stored later versions of what is on it. Only the newest
+# passes are looked at: a race that is read every minute has a long history.
 SYNCED_SINCE: LiteralString = """
 select exists (
-    select from sync_history
-    where timing_partner_id = %s and race_id = %s and sync_type <> 'backfill' and status <> 'skipped'
-      and finished_at >= clock_timestamp() - make_interval(secs => %s))
+    select from (
+        select finished_at, event_ids from sync_history
+        where timing_partner_id = %(partner)s and race_id = %(race)s and sync_type <> 'backfill' and status <> 'skipped'
+        order by sync_history_id desc limit 50
+    ) as newest
+    where finished_at >= clock_timestamp() - make_interval(secs => %(seconds)s)
+      and event_ids && %(events)s::bigint[])
 """
 
 CLOSE_DEAD_RUNS: LiteralString = """
@@ -155,10 +175,19 @@ async def refuse(conn: Connection, timing_partner_id: int, race_id: int, reason:
     await conn.execute(REFUSE, [timing_partner_id, race_id, reason])
 
 
-async def forget(conn: Connection, partners: Collection[int], states: Sequence[str] | None = None) -> int:
-    """Begin anew: forget the partners' progress, or only that of races in some states; no registration is touched."""
-    wanted = None if states is None else list(states)
-    return (await conn.execute(FORGET, [list(partners), wanted, wanted])).rowcount
+async def forget(conn: Connection, partners: Collection[int]) -> None:
+    """Begin anew: forget the partners' progress; no registration is touched."""
+    await conn.execute(FORGET, [list(partners)])
+
+
+async def retry(conn: Connection, partners: Collection[int]) -> None:
+    """Have races read again that could not be read, are gone, were empty or partial."""
+    await conn.execute(RETRY, [list(partners)])
+
+
+async def close_unlisted(conn: Connection, timing_partner_id: int, known: Collection[int]) -> None:
+    """End the races that are neither listed nor stored any more; `known` are those that are."""
+    await conn.execute(NOT_LISTED, [timing_partner_id, list(known)])
 
 
 # -- who reads what --------------------------------------------------------------------------------------------------
@@ -197,10 +226,16 @@ async def turn(
         await unlock(conn, page)
 
 
-async def synced_since(conn: Connection, timing_partner_id: int, race_id: int, seconds: float) -> bool:
-    """Whether a sync's pass of the race ended within the last so many seconds; the race's lock must be held."""
+async def synced_since(
+    conn: Connection, timing_partner_id: int, race_id: int, event_ids: Collection[int], seconds: float
+) -> bool:
+    """Whether a sync's pass of some of these events ended within the last so many seconds.
+
+    The race's lock must be held.
+    """
     await close_interrupted(conn, timing_partner_id, race_id)  # one that died counts as well, once
-    row = await (await conn.execute(SYNCED_SINCE, [timing_partner_id, race_id, seconds])).fetchone()
+    values = {"partner": timing_partner_id, "race": race_id, "events": list(event_ids), "seconds": seconds}
+    row = await (await conn.execute(SYNCED_SINCE, values)).fetchone()
     return bool(row and row[0])
 
 
@@ -213,7 +248,10 @@ async def begin_run(database: Database, conn: Connection, run_id: int, partners:
     Nobody ever waits for these locks: they only tell.
     """
     running = await (
-        await conn.execute("select run_id from sync_runs where command = 'backfill' and status = 'running'")
+        await conn.execute(
+            "select run_id from sync_runs where command = 'backfill' and status = 'running'"
+            " and started_at < now() - interval '1 minute'"  # a younger one may not have its lock yet
+        )
     ).fetchall()
     await conn.execute("select pg_advisory_lock(%s)", [_run_key(database, run_id)])
     for timing_partner_id in partners:
@@ -230,6 +268,13 @@ async def begin_run(database: Database, conn: Connection, run_id: int, partners:
 
 def _run_key(database: Database, run_id: int) -> int:
     return database.lock_key("backfill run", run_id)
+
+
+async def keep_out(database: Database, conn: Connection, timing_partner_id: int) -> bool:
+    """Let no backfill of the partner begin while this connection lives; False when one is at work or waits."""
+    key = partner_key(database, timing_partner_id)
+    row = await (await conn.execute("select pg_try_advisory_lock(%s)", [key])).fetchone()
+    return bool(row and row[0])
 
 
 def partner_key(database: Database, timing_partner_id: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from startlist.errors import CredentialRefused
+from startlist.errors import CredentialRemoved
 from startlist.store.database import Connection, translated
 from startlist.store.partners import Credential
 
@@ -42,7 +42,7 @@ async def reserve(
 ) -> Reservation | Wait:
     """Reserve one call of the credential's rolling hour while all calls in it, of whatever class, are below a share.
 
-    The first of a pass wants two free calls, for both feeds. Raises `CredentialRefused` when the credential was
+    The first of a pass wants two free calls, for both feeds. Raises `CredentialRemoved` when the credential was
     removed meanwhile.
     """
     limit = calls_of_share(credential.calls_per_hour, share)
@@ -60,7 +60,7 @@ async def reserve(
         case (None, int(left), datetime() as until, float(seconds), bool(paused)):
             return Wait(until, seconds, paused, left)
         case _:
-            raise CredentialRefused(f"credential {credential.credential_id} was removed meanwhile")
+            raise CredentialRemoved(f"credential {credential.credential_id} was removed meanwhile")
 
 
 def calls_of_share(calls_per_hour: int, share: float) -> int:
@@ -129,7 +129,7 @@ async def pause(conn: Connection, credential_id: int, retry_after: float | None)
 
 
 async def pause_left(conn: Connection, credential_id: int) -> tuple[float, datetime]:
-    """For how many seconds, and until when, the credential is paused; 0 and the present when it is not."""
+    """For how many seconds, and until when, the credential is paused; 0 and the present when it is not, or is gone."""
     query = """
         select extract(epoch from p.until - clock_timestamp())::float8, p.until
         from partner_provider_credentials,
@@ -138,9 +138,7 @@ async def pause_left(conn: Connection, credential_id: int) -> tuple[float, datet
     """
     with translated():
         row = await (await conn.execute(query, [credential_id])).fetchone()
-    if row is None:
-        raise CredentialRefused(f"credential {credential_id} was removed meanwhile")
-    return max(row[0], 0.0), row[1]
+    return (0.0, datetime.now(UTC)) if row is None else (max(row[0], 0.0), row[1])
 
 
 async def calls_left(conn: Connection, credential: Credential, share: float = 1.0) -> int:

@@ -70,7 +70,8 @@ async def last_asked(conn: Connection, credential_id: int) -> tuple[int, list[in
     row = await (
         await conn.execute(
             "select race_id, event_ids from sync_history where credential_id = %s and event_ids <> '{}'"
-            " order by status in ('completed', 'partial') desc, sync_history_id desc limit 1",
+            " order by status in ('completed', 'partial') and reason is distinct from 'waiting' desc,"
+            " sync_history_id desc limit 1",
             [credential_id],
         )
     ).fetchone()

@@ -327,13 +327,16 @@ async def remove(database: Database, timing_partner_id: int) -> None:
     races = "select race_id from runsignup_races where timing_partner_id = %s order by race_id"
     with translated():
         async with await database.connect(name="startlist remove") as conn:  # its end frees the locks of the races
+            if not await backfill.keep_out(database, conn, timing_partner_id):
+                raise StartlistError(
+                    f"the past of timing partner {timing_partner_id} is being read: wait for the backfill or end it,"
+                    " then remove again; nothing was removed"
+                )
             for (race_id,) in await (await conn.execute(races, [timing_partner_id])).fetchall():
-                free = await backfill.claim(database, conn, timing_partner_id, race_id)
-                if not free or not await lock_race(database, conn, timing_partner_id, race_id):
+                if not await lock_race(database, conn, timing_partner_id, race_id):
                     raise StartlistError(
-                        f"race {race_id} of timing partner {timing_partner_id} is being read by a"
-                        f" {'sync' if free else 'backfill'}: wait for it or end it, then remove again;"
-                        " nothing was removed"
+                        f"race {race_id} of timing partner {timing_partner_id} is being synced: wait for the sync"
+                        " or end it, then remove again; nothing was removed"
                     )
             query = "delete from timing_partners where timing_partner_id = %s"
             if (await conn.execute(query, [timing_partner_id])).rowcount == 0:

@@ -43,6 +43,19 @@ where timing_partner_id = %s and race_id is not distinct from %s::bigint and end
   and resolved_at is null and last_seen_at < %s
 """
 
+# A record that names no event may be of any that its pass asked: only a pass of the same kind has looked there.
+RESOLVE_UNSEEN_OF_EVENTS = """
+update runsignup_quarantine as q
+set resolved_at = now()
+where q.timing_partner_id = %(partner)s and q.race_id = %(race)s
+  and q.endpoint in ('participants', 'removed-participants')
+  and q.resolved_at is null and q.last_seen_at < %(since)s
+  and (q.event_id = any(%(events)s::bigint[])
+       or q.event_id is null
+          and %(backfill)s = exists (select from sync_history as h
+                                     where h.sync_history_id = q.sync_history_id and h.sync_type = 'backfill'))
+"""
+
 
 async def set_aside(
     conn: Connection,
@@ -87,3 +100,17 @@ async def resolve_unseen(
 ) -> None:
     """Close the records that a complete read, begun at `since`, no longer showed."""
     await conn.execute(RESOLVE_UNSEEN, [timing_partner_id, race_id, list(endpoints), since])
+
+
+async def resolve_unseen_of_events(
+    conn: Connection,
+    timing_partner_id: int,
+    race_id: int,
+    event_ids: Collection[int],
+    since: datetime,
+    *,
+    backfill: bool = False,
+) -> None:
+    """Close the records of these events' feeds that a complete read of both, begun at `since`, no longer showed."""
+    values = {"partner": timing_partner_id, "race": race_id, "events": list(event_ids), "since": since}
+    await conn.execute(RESOLVE_UNSEEN_OF_EVENTS, values | {"backfill": backfill})

@@ -139,6 +139,10 @@ where (e.race_id, e.race_event_days_id, e.name, e.event_type, e.start_time, e.en
        excluded.field_errors, null)
 """
 
+# Of what is coming the sync knows better: of that only what it has not seen yet.
+STORE_RACE_IF_NEW = STORE_RACE.partition("on conflict")[0] + "on conflict do nothing"
+STORE_EVENT_IF_NEW = STORE_EVENT.partition("on conflict")[0] + "on conflict do nothing"
+
 STORED = """
 select r.race_id, r.credential_id, r.name, r.last_modified, r.record_read_at, r.gone_at,
        exists (select from runsignup_events as any_event
@@ -177,6 +181,24 @@ async def store_races(
                 for event in race.events
             ],
         )
+
+
+async def store_past(
+    conn: Connection, timing_partner_id: int, race: Race, credential_id: int, over: Collection[int]
+) -> None:
+    """Store a race's events that are `over`, and of the race and its other events what nobody has stored yet."""
+    values = _values(race, timing_partner_id) | {"credential": credential_id, "record": False}
+    await conn.execute(STORE_RACE_IF_NEW, values)
+    async with conn.cursor() as cursor:
+        for statement, wanted in ((STORE_EVENT, True), (STORE_EVENT_IF_NEW, False)):
+            await cursor.executemany(
+                statement,
+                [
+                    _values(event, timing_partner_id) | {"race_id": race.race_id}
+                    for event in race.events
+                    if (event.event_id in over) is wanted
+                ],
+            )
 
 
 def _values(sent: Race | Event, timing_partner_id: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from startlist.errors import (
     CallerRefused,
     ConfigurationError,
     CredentialRefused,
+    CredentialRemoved,
     DatabaseError,
     EventsGone,
     PermissionDenied,
@@ -150,7 +151,7 @@ class CredentialInUse:
         except CredentialRefused as error:
             await self._stop(str(error))
         except RunSignupError as error:
-            self._refuse(f"the race list could not be read: {error}")
+            self.refuse(f"the race list could not be read: {error}")
         finally:
             self.told.other_calls += gate.calls
 
@@ -167,27 +168,57 @@ class CredentialInUse:
         credential = self.credential
         async with self.context.admin() as conn:
             last = await budget.last_call_at(conn, credential.credential_id)
-            question = await history.last_asked(conn, credential.credential_id)
         because = f"stopped since {credential.stopped_at:%Y-%m-%d %H:%M} UTC: {credential.stopped_reason}"
         advice = f"give it the right secret: startlist partner rotate {credential.timing_partner_id}"
         if self.context.dry_run or (last is not None and self.context.now() - last < TRIED_AGAIN_AFTER):
-            self._refuse(f"{because}; {advice}")
+            self.refuse(f"{because}; {advice}")
             return False
         try:
-            if question is not None:
-                race_id, event_ids = question
-                async for _ in client.participants(
-                    race_id, event_ids, modified_after=int(self.context.now().timestamp())
-                ):
-                    break
+            accepted = await self._ask_what_was_answered(client)
         except (CredentialRefused, PermissionDenied) as error:
-            self._refuse(f"{because}; tried again: {error}; {advice}")
+            self.refuse(f"{because}; tried again: {error}; {advice}")
             return False
-        except (RaceGone, EventsGone, RequestRefused):
-            return True  # that race is no more; this says nothing of the credential
-        if question is not None:
+        if accepted:
             async with self.context.admin() as conn:
                 await partners.mark_verified(conn, credential)
+        return True
+
+    async def _ask_what_was_answered(self, client: RunSignup) -> bool:
+        """Ask a small question that RunSignup answered to this credential before; False when there is none to ask.
+
+        Raises what refuses the credential now.
+        """
+        async with self.context.admin() as conn:
+            question = await history.last_asked(conn, self.key[1])
+        if question is None:
+            return False
+        race_id, event_ids = question
+        try:
+            async for _ in client.participants(race_id, event_ids, modified_after=int(self.context.now().timestamp())):
+                break
+        except (RaceGone, EventsGone, RequestRefused):
+            return False  # that race is no more; this says nothing of the credential
+        return True
+
+    async def prove(self) -> bool | None:
+        """Prove the credential by a question of which the answer is known; None when nothing can be said of it.
+
+        False when it is refused; what refuses every caller is raised.
+        """
+        gate = self._gate()
+        try:
+            if not await self._ask_what_was_answered(self.context.client(self.credential, gate)):
+                return None
+        except CallerRefused:
+            raise
+        except (CredentialRefused, PermissionDenied) as error:
+            await self.judge(error)
+            return False
+        except RunSignupError:
+            return None
+        finally:
+            self.told.other_calls += gate.calls
+        self.proof.set()
         return True
 
     # -- what its calls showed -------------------------------------------------------------------------------------
@@ -237,7 +268,9 @@ class CredentialInUse:
 
     async def judge(self, error: Exception) -> None:
         """Whether this error is the credential's: code 6, or three races that answered 7 with no success between."""
-        if isinstance(error, CredentialRefused):
+        if isinstance(error, CredentialRemoved):
+            self.refuse(str(error))
+        elif isinstance(error, CredentialRefused):
             await self._stop(str(error))
         elif isinstance(error, PermissionDenied) and not self.refusal:
             async with self.context.admin() as conn:
@@ -254,9 +287,10 @@ class CredentialInUse:
             async with self.context.admin() as conn:
                 await partners.stop(conn, self.credential, reason)
         advice = f"give it the right secret: startlist partner rotate {self.key[0]}"
-        self._refuse(f"stopped: {reason}; {advice}")
+        self.refuse(f"stopped: {reason}; {advice}")
 
-    def _refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
+        """Use the credential no more in this run, and say why."""
         self.refusal = reason
         self.told.errors.append(f"API key {self.credential.principal}: {reason}")
         log.error("credential.refused", timing_partner_id=self.key[0], credential_id=self.key[1], reason=reason)

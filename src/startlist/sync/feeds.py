@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -40,10 +40,11 @@ class Ledger:
         self._history_id = history_id
 
     @asynccontextmanager
-    async def page(self, asked_at: float | None = None) -> AsyncIterator[None]:
+    async def page(self, asked_at: float | None = None, event_ids: Collection[int] = ()) -> AsyncIterator[None]:
         """A page's transaction; what is rolled back is taken out of the figures too.
 
-        `asked_at` is when RunSignup was asked for it, by the monotonic clock: for those who do not hold the race.
+        For those who do not hold the race: `asked_at` is when RunSignup was asked for it, by the monotonic clock,
+        `event_ids` are the events that it is about.
         """
         before = replace(self.figures)
         try:
@@ -151,9 +152,10 @@ class Feeds:
     async def _merge_participants(self, page: ParticipantsPage, asked_at: float) -> None:
         ledger, at, full = self._ledger, self._checkpoint, self._checkpoint.kind is Kind.FULL
         in_feed = at.feed == "participants"  # else: asked once more for successors
-        if in_feed and at.position is None:
+        begins = at.position is None or (at.kind is Kind.BACKFILL and at.participants_candidate is None)
+        if in_feed and begins:
             at.participants_candidate = _either(page.candidate, self._cursor.participants_watermark)
-        async with ledger.page(asked_at):
+        async with ledger.page(asked_at, self._about(page)):
             await self._on_first_page()
             merged = await registrations.merge_registrations(
                 ledger.conn,
@@ -166,6 +168,7 @@ class Feeds:
             at.absent.update(merged.absent)
             if full and in_feed:  # later the removed list has had its say
                 at.contested.update(merged.contested)
+            if in_feed and at.kind is not Kind.INCREMENTAL:
                 self._note_keys(page)
             await ledger.set_aside(at, page.bad)
             if self._resolves and page.rows:
@@ -187,6 +190,12 @@ class Feeds:
         self._means.proof.set()
         self._means.on_page(len(page.rows) + len(page.bad))
 
+    def _about(self, page: ParticipantsPage | RemovedPage) -> Collection[int]:
+        """The events that a page is about: those asked, and others that its rows name."""
+        if self._checkpoint.kind is not Kind.BACKFILL:
+            return ()  # who reads the race to keep it fresh has it alone
+        return {*self._checkpoint.events, *(row.event_id for row in page.rows)}
+
     def _answered(self, page: ParticipantsPage) -> Range | None:
         """For which ids the page is complete. A bad record without an id could be any of them: then for none."""
         if not page.complete_range or any(bad.registration_id is None for bad in page.bad):
@@ -198,7 +207,7 @@ class Feeds:
         ledger, at = self._ledger, self._checkpoint
         if at.position is None:
             at.removed_candidate = _either(page.candidate, self._cursor.removed_watermark)
-        async with ledger.page(asked_at):
+        async with ledger.page(asked_at, self._about(page)):
             applied = await removals.apply_removals(
                 ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent
             )

@@ -102,6 +102,8 @@ def needs_record(stored: StoredRace | None, listed: Race | None, next_start: dat
     """Why a race's own record is to be read before its pass, or None: the list has its most current events only."""
     if stored is None:
         return "new race"
+    if stored.record_read_at is None and listed is not None:
+        return "record never read"  # a backfill has stored the race, or the list alone
     if listed is not None and listed.last_modified != stored.last_modified:
         return "race changed"
     if stored.record_read_at is not None and now - stored.record_read_at < RECORD_IS_FRESH:

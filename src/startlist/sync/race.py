@@ -14,7 +14,7 @@ from startlist.errors import (
     BadAnswer,
     BudgetSpent,
     CallerRefused,
-    CredentialRefused,
+    CredentialRemoved,
     DatabaseError,
     EventsGone,
     NetworkError,
@@ -89,7 +89,7 @@ class _Pass:
         try:
             await self._prepare()
         except psycopg.errors.ForeignKeyViolation:  # while it waited
-            removed = CredentialRefused("the timing partner or its API key was removed meanwhile")
+            removed = CredentialRemoved("the timing partner or its API key was removed meanwhile")
             return Outcome("failed", self.decision.kind, self.decision.reason, frozenset(), Figures(), error=removed)
         try:
             await self._read_record()
@@ -283,7 +283,7 @@ class _Pass:
                     restored = await removals.restore(self.conn, key[0], at.contested)
                     changes = self.ledger.figures.rows_missing + restored
                     await races.mark_first_full(self.conn, key[0], at.events)
-                    await quarantine.resolve_unseen(self.conn, *key, ("participants", "removed-participants"), at.begun)
+                    await quarantine.resolve_unseen_of_events(self.conn, *key, at.events, at.begun)
                 await cursors.finish_pass(
                     self.conn, *key, full=full, participants=at.participants_candidate,
                     removed=at.removed_candidate, event_ids=at.events,

@@ -16,13 +16,17 @@ from startlist.sync.plan import Kind
 class PastCheckpoint(Checkpoint, kw_only=True):
     """A checkpoint that knows no age: what is over changes little, and a backfill may take days.
 
-    `unread`: events whose registrations could not be read, `removals_unread`: those whose removed list could not; with
-    the reason. `said`: what an earlier reading of the race left to be said. `record_modified`: the race's
-    `last_modified` when its record was read.
+    `unread`: events whose registrations RunSignup refuses, `removals_unread`: those whose removed list it refuses,
+    `later`: those over which it stumbled; with the reason. `denied`: a refusal was about rights (code 7). `said`: what
+    an earlier reading of the race left to be said. `record_modified`: the race's `last_modified` when its record was
+    read.
     """
 
     unread: dict[int, str] = msgspec.field(default_factory=dict)
     removals_unread: dict[int, str] = msgspec.field(default_factory=dict)
+    later: dict[int, str] = msgspec.field(default_factory=dict)
+    stumbled_at: int | None = None
+    denied: bool = False
     said: str | None = None
     record_modified: datetime | None = None
 
@@ -45,47 +49,47 @@ class PastCheckpoint(Checkpoint, kw_only=True):
             return None
         return found
 
-    def doubtful(self) -> object:
-        """The place that `leave_out` would take for unreadable; None when it asks one by one first."""
-        place = self.start() or Position.first(self.events)
-        return None if place.event_id is None and self.feed != "successors" else (self.feed, place)
+    def leave_out(self, why: str, *, final: bool, whole_race: bool = False) -> bool:
+        """Go on without what could not be read; False when the rest of the race is not to be asked for either.
 
-    def leave_out(self, why: str, *, patience: int) -> bool:
-        """Go on without what could not be read; False when nothing of the race can be.
-
-        After all events together, each is asked alone, the newest first; when the first `patience` of them cannot be
-        read either, no event is taken to be readable.
+        After all events together, each is asked alone, the newest first. `final`: RunSignup refuses what was asked,
+        which it would again; else it, or the network, stumbled, and the event is left for later. When it stumbles over
+        two events in a row it is away. `whole_race`: when the newest is refused as well, all are.
         """
         if self.feed == "successors":  # they are asked for all events at once
             readable = [event_id for event_id in self.events if event_id not in self.unread]
             if len(readable) < len(self.events):
                 self.events = readable
                 return True
-            self.removals_unread.update(dict.fromkeys(self.events, why))
+            self._note(self.events, why, final=final)
             self.next_feed("settle")
             return True
         place = self.start() or Position.first(self.events)
         if place.event_id is None:
             self._go_to(place.remaining)
             return True
-        lost = self.unread if self.feed == "participants" else self.removals_unread
-        lost[place.event_id] = why
-        asked = len(self.events) - len(place.remaining)
-        hopeless = len(lost) == asked and (asked >= patience or not place.remaining)
-        if hopeless and self.feed == "participants":
+        number = self.events.index(place.event_id)
+        if whole_race and number == 0 and self.feed == "participants":
             return False
-        if hopeless:
-            lost.update(dict.fromkeys(place.remaining, why))
-        if place.remaining and not hopeless:
+        if not final:
+            if len(self.events) == 1 or (number > 0 and self.stumbled_at == self.events[number - 1]):
+                return False
+            self.stumbled_at = place.event_id
+        self._note([place.event_id], why, final=final)
+        if place.remaining:
             self._go_to(place.remaining)
         else:
             self.next_feed("removed" if self.feed == "participants" else "successors")
         return True
 
     def without(self, gone: Iterable[int]) -> PastCheckpoint:
-        """The same from the beginning, without events that are no more."""
+        """The same without events that are no more; the feed that met them is read from its beginning."""
         left = [event_id for event_id in self.events if event_id not in set(gone)]
-        return PastCheckpoint.begin(left, self.record_modified, self.begun, self.said)
+        return msgspec.structs.replace(self, events=left, position=None)
+
+    def _note(self, event_ids: Iterable[int], why: str, *, final: bool) -> None:
+        refused = self.unread if self.feed == "participants" else self.removals_unread
+        (refused if final else self.later).update(dict.fromkeys(event_ids, why))
 
     def _go_to(self, events: tuple[int, ...]) -> None:
         self.position = Position(events[0], 0, events[1:]).to_json()

@@ -33,7 +33,7 @@ class PastOutcome:
     """How far a race's past came. `state` is that of `backfill_progress`, or `held`: somebody else is at it.
 
     `until` is set when it waits for its budget or its hours; `figures` are those of this leg alone; `elsewhere` says
-    that another backfill has finished it meanwhile, `hopeless` that it need not be tried again in this run.
+    that another backfill has finished it meanwhile, `resumed` that an earlier run had begun it.
     """
 
     state: str
@@ -45,4 +45,4 @@ class PastOutcome:
     record: Race | None = None  # the race's own record, which nobody may keep before the credential is proved
     error: StartlistError | None = None
     elsewhere: bool = False
-    hopeless: bool = False
+    resumed: bool = False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from startlist.store import backfill
@@ -31,15 +31,23 @@ class PastLedger(Ledger):
         self._before = before  # of earlier legs
 
     @asynccontextmanager
-    async def page(self, asked_at: float | None = None) -> AsyncIterator[None]:
+    async def page(self, asked_at: float | None = None, event_ids: Collection[int] = ()) -> AsyncIterator[None]:
         async with backfill.turn(self.database, self.conn, *self.key, wait_seconds=LONGEST_PAGE) as mine:
             if not mine:
                 raise Overtaken
             age = 0.0 if asked_at is None else time.monotonic() - asked_at
-            if asked_at is not None and await backfill.synced_since(self.conn, *self.key, age):
+            if event_ids and await backfill.synced_since(self.conn, *self.key, event_ids, age):
                 raise Overtaken
             async with super().page():
                 yield
+
+    async def write_down(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a piece of work that no sync can have overtaken, in a transaction, while the race is its own."""
+        while True:
+            with suppress(Overtaken):
+                async with self.page():
+                    await work()
+                return
 
     async def keep(self, checkpoint: Checkpoint) -> None:
         self.progress = replace(self.progress, state="reading", checkpoint=checkpoint.to_json())

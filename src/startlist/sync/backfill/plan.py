@@ -21,11 +21,11 @@ _OLDEST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked of a backfill. `partners`: so many timing partners at most, in order of their ids."""
+    """What the user asked of a backfill. `first_partners`: only so many timing partners, in order of their ids."""
 
     timing_partner_id: int | None = None
     since: date | None = None
-    partners: int | None = None
+    first_partners: int | None = None
     between: Window | None = None
     restart: bool = False  # forget what was read
     retry: bool = False  # ask again for what could not be read
@@ -67,7 +67,16 @@ def due(
     known = stored.events if stored else []
     current = {event.event_id for event in listed.events} if listed else set()
     new = set(past_events(known, current, options, now)) - progress.event_ids - progress.unread_event_ids
-    return "over since: event " + ", ".join(map(str, sorted(new))) if new else None
+    return "not read yet: event " + ", ".join(map(str, sorted(new))) if new else None
+
+
+def begun_anew(known: dict[int, Progress], options: Options) -> dict[int, Progress]:
+    """What is known of races after `--restart` or `--retry`, for those who only ask what a run would do."""
+    if options.restart:
+        return {}
+    if not options.retry:
+        return known
+    return {race_id: p for race_id, p in known.items() if p.state not in ("partial", "empty", "refused", "gone")}
 
 
 def newest_past(stored: StoredRace | None, listed: Race | None, now: datetime) -> datetime:

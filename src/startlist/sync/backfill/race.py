@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import psycopg
 import structlog
@@ -15,7 +15,7 @@ from startlist.errors import (
     BadAnswer,
     BudgetSpent,
     CallerRefused,
-    CredentialRefused,
+    CredentialRemoved,
     DatabaseError,
     EventsGone,
     NetworkError,
@@ -44,10 +44,11 @@ from startlist.sync.race import PATIENCE, concerns_all
 
 log = structlog.get_logger()
 
-PASSING = (NetworkError, ServerError, BadAnswer)  # RunSignup may be away for everybody; the checkpoint stays
-ONE_BY_ONE = (PermissionDenied, RequestRefused, *PASSING)  # may concern some of a race's events only
-EVENTS_TRIED = 2  # alone, before the whole race is given up
+STUMBLES = (NetworkError, ServerError, BadAnswer)  # may be cured by asking later
+REFUSALS = (PermissionDenied, RequestRefused)  # would be answered likewise
+OVERTAKEN_TOO_OFTEN, UNTIL_QUIETER = 5, timedelta(minutes=1)
 NO_MORE = "no event of it is over"
+RECORD = "past-race"  # a race's own record as a backfill reads it, with the events of all years
 
 
 async def read_past(job: PastJob, means: Means) -> PastOutcome:
@@ -78,8 +79,8 @@ class _Past:
         self.history_id = 0
         self.race_stored = False
         self.asked_again = False
-        self.doubted: object = None  # the place at which RunSignup answered wrongly or not at all
-        self.hopeless = False  # no event of it can be read, though RunSignup answers otherwise
+        self.stumble: RunSignupError | None = None  # the last one over some of its events
+        self.resumed = False
         self.open_quarantine = False
         self.begun = means.now()
         self.before = Progress(job.race_id)
@@ -96,8 +97,9 @@ class _Past:
         try:
             if self.at.events or await self._read_record():
                 await self._read_feeds()
+                await self._confirm_refusals()
             return await self._settle()
-        except psycopg.errors.ForeignKeyViolation:  # the partner or its key is gone
+        except psycopg.errors.ForeignKeyViolation:  # which other faults of the database are not: see run()
             raise
         except BudgetSpent as wait:
             return await self._put_off(wait, wait.seconds, wait.until)
@@ -105,7 +107,7 @@ class _Past:
             if self.job.throttled >= PATIENCE:
                 return await self._fail("failed", error, keep=True)
             return await self._put_off(error, *await budget.pause_left(self.conn, self.job.credential_id))
-        except PASSING as error:  # the next try goes on from the checkpoint
+        except STUMBLES as error:  # the next try goes on from the checkpoint
             return await self._fail("failed", error, keep=True)
         except RunSignupError as error:
             gone, refused = isinstance(error, RaceGone), isinstance(error, PermissionDenied)
@@ -141,7 +143,9 @@ class _Past:
         if due(self.before, self.stored, job.listed, job.options, self.means.now()) is None:
             return PastOutcome(self.before.state, self.before.reason, elsewhere=True)
         self.open_quarantine = await quarantine.open_records(conn, *self.key) > 0
-        self.at = PastCheckpoint.of(self.before.checkpoint) or PastCheckpoint.begin([], None, self.begun)
+        found = PastCheckpoint.of(self.before.checkpoint)
+        self.resumed = found is not None
+        self.at = found or PastCheckpoint.begin([], None, self.begun)
         self.history_id = await history.open_pass(
             conn, run_id=self.means.run_id, timing_partner_id=self.key[0], credential_id=job.credential_id,
             race_id=self.key[1], event_ids=self.at.events, sync_type=Kind.BACKFILL, reason=job.reason,
@@ -163,49 +167,49 @@ class _Past:
         said = self.before.reason if self.before.state == "partial" else None
         self.at = PastCheckpoint.begin([event for event in over if event not in asked], modified, self.begun, said)
         if self._may_be_stored:  # else with its first page
-            await self._keep_place()
+            await self.ledger.write_down(self._keep_place)
         return bool(self.at.events)
 
     async def _keep_place(self) -> None:
         """Store what was read of the race itself, and where it stands: the calls so far are not made again."""
-        while True:
-            with suppress(Overtaken):
-                async with self.ledger.page():
-                    await self._store_race()
-                    await self.ledger.end_page(self.at, 0)
-                return
+        await self._store_race()
+        await self.ledger.end_page(self.at, 0)
 
     async def _read_feeds(self) -> None:
-        while True:
+        overtaken = 0
+        while self.at.events:
             await self._let_syncs_pass()
+            received = self.ledger.figures.rows_received
             try:
-                return await self._feeds().read()
+                await self._feeds().read()
+                break
             except Overtaken:
+                overtaken = overtaken + 1 if self.ledger.figures.rows_received == received else 1
                 log.info("backfill.overtaken", timing_partner_id=self.key[0], race_id=self.key[1])
+                if overtaken >= OVERTAKEN_TOO_OFTEN:
+                    said = "syncs read the same events of the race all the time"
+                    until = self.means.now() + UNTIL_QUIETER
+                    raise BudgetSpent(said, until=until, seconds=UNTIL_QUIETER.total_seconds()) from None
             except EventsGone as error:
-                if not await self._leave_gone_events() and not self._leave_out(error):
+                if not await self._leave_gone_events():
+                    self.at.leave_out(str(error), final=True)
+            except REFUSALS as error:
+                self.at.denied = self.at.denied or isinstance(error, PermissionDenied)
+                if not self.at.leave_out(str(error), final=True, whole_race=isinstance(error, PermissionDenied)):
                     raise
-                if not self.at.events:
-                    return None
-            except ONE_BY_ONE as error:
-                if isinstance(error, PASSING) and await self._in_passing():
-                    continue
-                if not self._leave_out(error):
-                    self.hopeless = not isinstance(error, NetworkError)
+            except STUMBLES as error:
+                self.stumble = error
+                if not self.at.leave_out(str(error), final=False):
                     raise
 
-    async def _in_passing(self) -> bool:
-        """Whether to ask once more before an event is noted as unread; raises when RunSignup is away altogether."""
-        place = self.at.doubtful()
-        if place is None:
-            return False
-        await self.means.client.race(self.job.race_id)
-        before, self.doubted = self.doubted, place
-        return before != place
-
-    def _leave_out(self, error: RunSignupError) -> bool:
-        # Permission is the race's: where the newest event is refused as well, all of them are.
-        return self.at.leave_out(str(error), patience=1 if isinstance(error, PermissionDenied) else EVENTS_TRIED)
+    async def _confirm_refusals(self) -> None:
+        """Before a part of the race counts as refused for good: whether the credential still reads another part."""
+        at = self.at
+        if at.denied:
+            readable = [event_id for event_id in at.events if event_id not in at.unread]
+            since = int(self.means.now().timestamp())
+            async for _ in self.means.client.participants(self.job.race_id, readable[:1], modified_after=since):
+                break
 
     async def _let_syncs_pass(self) -> None:
         """While a sync reads the race, hold nothing that it waits for, and no page that would be stale after it."""
@@ -244,8 +248,12 @@ class _Past:
         if self.record is None or self.race_stored:
             return
         self.race_stored = True
-        await races.store_races(self.conn, self.key[0], [(self.record, self.job.credential_id)], record=True)
-        await self.ledger.set_aside(self.at, self.record.bad)
+        current = {event.event_id for event in self.job.listed.events} if self.job.listed is not None else set()
+        over = past_events(self.record.events, current, replace(self.job.options, since=None), self.means.now())
+        await races.store_past(self.conn, self.key[0], self.record, self.job.credential_id, over)
+        bad = [replace(record, endpoint=RECORD) for record in self.record.bad]
+        await self.ledger.set_aside(self.at, bad)
+        await quarantine.resolve_unseen(self.conn, *self.key, (RECORD,), self.begun)
 
     @property
     def _may_be_stored(self) -> bool:
@@ -259,26 +267,29 @@ class _Past:
         if not self._may_be_stored:  # nobody has shown yet that the credential reaches this race
             await self._close("completed", NO_MORE)
             return PastOutcome("waiting", NO_MORE, self.ledger.figures, record=self.record)
-        read = [event_id for event_id in at.events if event_id not in at.unread]
-        while True:
-            with suppress(Overtaken):
-                async with self.ledger.page():
-                    await self._store_race()
-                    await races.mark_first_full(self.conn, self.key[0], read, if_stored=True)
-                    state, reason = await self._verdict(read)
-                    self.ledger.progress = replace(
-                        self.ledger.progress,
-                        state=state,
-                        reason=reason,
-                        record_modified=at.record_modified,
-                        event_ids=self.before.event_ids | frozenset(read),
-                        unread_event_ids=(self.before.unread_event_ids - frozenset(read)) | frozenset(at.unread),
-                        checkpoint=None,
-                    )
-                    await self.ledger.save_progress()
-                    await self._close("partial" if state == "partial" else "completed", reason)
-                break
-        return PastOutcome(state, reason, self.ledger.figures)
+        read = [event_id for event_id in at.events if event_id not in at.unread and event_id not in at.later]
+        await self.ledger.write_down(lambda: self._store_end(read))
+        progress = self.ledger.progress
+        error = self.stumble if at.later else None
+        return PastOutcome(progress.state, progress.reason, self.ledger.figures, error=error, resumed=self.resumed)
+
+    async def _store_end(self, read: list[int]) -> None:
+        at, known = self.at, frozenset(read)
+        await self._store_race()
+        await races.mark_first_full(self.conn, self.key[0], read, if_stored=True)
+        await quarantine.resolve_unseen_of_events(self.conn, *self.key, read, at.begun, backfill=True)
+        state, reason = await self._verdict(read)
+        self.ledger.progress = replace(
+            self.ledger.progress,
+            state=state,
+            reason=reason,
+            record_modified=at.record_modified,
+            event_ids=self.before.event_ids | known,
+            unread_event_ids=(self.before.unread_event_ids - known) | frozenset(at.unread),
+            checkpoint=None,
+        )
+        await self.ledger.save_progress()
+        await self._close({"partial": "partial", "failed": "failed"}.get(state, "completed"), reason)
 
     async def _verdict(self, read: list[int]) -> tuple[str, str | None]:
         """The race's state now that all was asked, and what is to be said of it."""
@@ -287,12 +298,19 @@ class _Past:
         unread = self.before.unread_event_ids - set(read) - set(at.unread)
         if unread and not said:
             said.append(f"the registrations of event {_numbers(unread)} could not be read before")
-        for feed, lost in (("registrations", at.unread), ("removed list", at.removals_unread)):
+        for what, lost in (("registrations", at.unread), ("removed list", at.removals_unread), ("rest", at.later)):
             for why in dict.fromkeys(lost.values()):
                 events = [event_id for event_id, reason in lost.items() if reason == why]
-                said.append(f"the {feed} of event {_numbers(events)} could not be read: {why}")
+                said.append(f"the {what} of event {_numbers(events)} could not be read: {why}")
+        said += [
+            f"event {event_id} came without {', '.join(sorted(keys))}"
+            for event_id, keys in sorted(at.lacking.items())
+            if keys
+        ]
         if at.quarantined:
             said.append(f"{at.quarantined} records quarantined")
+        if at.later:
+            return "failed", "; ".join(said)
         if said:
             return "partial", "; ".join(said)
         if not at.events and not self.before.event_ids:
@@ -324,7 +342,7 @@ class _Past:
             self.ledger.progress = replace(stands, state=noted, reason=str(error), checkpoint=checkpoint)
             await self.ledger.save_progress()
         await self._close("failed", self.job.reason, error)
-        return PastOutcome(state, str(error), self.ledger.figures, error=error, hopeless=self.hopeless)
+        return PastOutcome(state, str(error), self.ledger.figures, error=error)
 
     async def _close(self, status: str, reason: str | None, error: StartlistError | None = None) -> None:
         await self.ledger.save_figures()
@@ -336,7 +354,7 @@ class _Past:
         )  # fmt: skip
 
     def _removed(self) -> PastOutcome:
-        removed = CredentialRefused("the timing partner or its API key was removed meanwhile")
+        removed = CredentialRemoved("the timing partner or its API key was removed meanwhile")
         return PastOutcome("failed", str(removed), error=removed)
 
     async def _interrupted(self) -> None:

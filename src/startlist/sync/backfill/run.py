@@ -12,7 +12,7 @@ import structlog
 from startlist.errors import DatabaseError
 from startlist.store import backfill, budget, history, races
 from startlist.store.partners import Credential
-from startlist.sync.backfill.plan import SHARE, Options, calls_to_come, past_events, seconds_to_come
+from startlist.sync.backfill.plan import SHARE, Options, begun_anew, calls_to_come, past_events, seconds_to_come
 from startlist.sync.backfill.progress import BackfillProgress
 from startlist.sync.backfill.summary import BackfillSummary, PartnerPast
 from startlist.sync.backfill.work import PastWork
@@ -22,8 +22,9 @@ from startlist.sync.credential import list_all, open_credentials, owner_of, toge
 log = structlog.get_logger()
 
 DATABASE_PATIENCE = 900.0  # seconds for a database that restarts, or a network that comes back
-LONGEST_LOOK = 15.0  # seconds between two looks whether it is back
-PASSING = ("08", "53", "57")  # SQLSTATE classes: connection, resources, an operator's intervention
+FIRST_LOOK, LONGEST_LOOK = 1.0, 60.0  # seconds between two looks whether it is back
+# SQLSTATEs of a database that is away for a while: lost connections, too many of them, shutdown and start.
+AWAY = ("08", "53300", "57P01", "57P02", "57P03")
 USUAL_SECONDS = 1.4  # of a call, where none was made yet
 
 
@@ -55,19 +56,27 @@ async def run(open_context: Callable[[], Context], options: Options, progress: B
     the next one goes on from what is stored.
     """
     earlier: BackfillSummary | None = None
+    patience = DATABASE_PATIENCE
     while True:
         context = open_context()
-        async with context:
-            done = await _run(context, options, progress)
+        try:
+            async with context:
+                done = await _run(context, options, progress)
+        except DatabaseError as error:  # away again, before it had begun
+            if earlier is None:
+                raise
+            done = BackfillSummary(earlier.run_id, earlier.started_at, context.now(), error)
+        if any(race.outcome.figures.rows_received for partner in done.partners for race in partner.races):
+            patience = DATABASE_PATIENCE  # it got on
         if earlier is not None:
             done.absorb(earlier)
-        lost = done.error
-        if not _passing(lost):
+        if not _away(done.error):
             return done
-        log.warning("backfill.database_away", because=str(lost), waits_seconds=DATABASE_PATIENCE)
-        if not await _database_is_back(context):
+        log.warning("backfill.database_away", because=str(done.error), waits_seconds=patience)
+        patience = await _wait_for_database(context, patience)
+        if patience <= 0:
             return done
-        log.warning("backfill.goes_on", after=str(lost))
+        log.warning("backfill.goes_on", after=str(done.error))
         earlier, options = done, replace(options, restart=False, retry=False)
 
 
@@ -75,18 +84,18 @@ async def dry_run(context: Context, options: Options) -> list[PlannedPast]:
     """What a backfill would take; RunSignup is asked for its race lists only."""
     return [
         await _planned(context, options, own)
-        for own in (await open_credentials(context, options.timing_partner_id))[: options.partners]
+        for own in (await open_credentials(context, options.timing_partner_id))[: options.first_partners]
     ]
 
 
 async def _run(context: Context, options: Options, progress: BackfillProgress) -> BackfillSummary:
-    selected = (await open_credentials(context, options.timing_partner_id))[: options.partners]
+    selected = (await open_credentials(context, options.timing_partner_id))[: options.first_partners]
     numbers = [own[0].timing_partner_id for own in selected]
     async with context.admin() as conn:
         context.run_id = await history.open_run(conn, "backfill", "backfill")
         await backfill.begin_run(context.database, conn, context.run_id, numbers)
         if options.restart or options.retry:
-            await backfill.forget(conn, numbers, None if options.restart else backfill.NOT_DONE)
+            await (backfill.forget if options.restart else backfill.retry)(conn, numbers)
     summary = BackfillSummary(context.run_id, context.now())
     try:
         summary.error = await together([_backfill(context, options, own, summary, progress) for own in selected])
@@ -129,11 +138,15 @@ async def _plan(
     async with context.admin() as conn:
         stored = await races.stored_races(conn, partner.timing_partner_id)
         known = await backfill.load_all(conn, partner.timing_partner_id)
+        known = begun_anew(known, options) if context.dry_run else known
     usable = [work for work in works if not work.refusal]
     if usable:
         listed = {race_id for work in usable for race_id in work.listed}
         for race_id in listed | {race_id for race_id, race in stored.items() if race.gone_at is None}:
             owner_of(usable, race_id, stored).mine.add(race_id)
+        if usable == works and options.since is None and not context.dry_run:
+            async with context.admin() as conn:
+                await backfill.close_unlisted(conn, partner.timing_partner_id, listed | stored.keys())
     for work in usable:
         work.plan(stored, known)
     return usable
@@ -164,22 +177,23 @@ def _per_hour(works: list[PastWork]) -> int:
     return sum(budget.calls_of_share(work.credential.calls_per_hour, SHARE) for work in works)
 
 
-def _passing(error: Exception | None) -> bool:
+def _away(error: Exception | None) -> bool:
     """Whether a fault of the database is one that waiting cures."""
-    return isinstance(error, DatabaseError) and (error.sqlstate is None or error.sqlstate.startswith(PASSING))
+    return isinstance(error, DatabaseError) and (error.sqlstate is None or error.sqlstate.startswith(AWAY))
 
 
-async def _database_is_back(context: Context) -> bool:
-    """Wait until the database answers; False when it stays away for too long."""
-    waited, pause = 0.0, 1.0
-    while waited < DATABASE_PATIENCE:
+async def _wait_for_database(context: Context, patience: float) -> float:
+    """Wait until the database answers, and return what is left of the seconds of patience; 0: it stays away."""
+    pause = FIRST_LOOK * 2 ** round((DATABASE_PATIENCE - patience) / LONGEST_LOOK)  # longer each time it goes again
+    while patience > 0:
+        pause = min(pause, LONGEST_LOOK, patience)
         await context.sleep(pause)
-        waited, pause = waited + pause, min(pause * 2, LONGEST_LOOK)
+        patience, pause = patience - pause, pause * 2
         try:
             await (await context.database.connect(name="startlist backfill")).close()
         except DatabaseError as error:
-            if not _passing(error):
-                return False
+            if not _away(error):
+                return 0.0
         else:
-            return True
-    return False
+            return patience
+    return 0.0

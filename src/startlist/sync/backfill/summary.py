@@ -111,6 +111,8 @@ class BackfillSummary(Run):
                 self.partners.append(before)
                 continue
             after.other_calls += before.other_calls
+            after.seconds += before.seconds
+            after.errors += [error for error in before.errors if error not in after.errors]
             again = {race.race_id: race for race in after.races}
             for race in before.races:
                 if race.race_id in again:
@@ -118,6 +120,7 @@ class BackfillSummary(Run):
                 else:
                     after.races.append(race)
                     after.finished_before -= race.outcome.state in FINISHED
+                    after.left_alone -= race.outcome.state in AMISS and race.outcome.state in FINISHED
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` gives it."""

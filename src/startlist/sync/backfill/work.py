@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from startlist.store import backfill, cursors, partners, quarantine
+from startlist.store import backfill, cursors, partners, quarantine, races
 from startlist.store.backfill import Progress
 from startlist.store.history import Figures
 from startlist.store.partners import Credential
@@ -17,7 +17,7 @@ from startlist.store.races import StoredRace
 from startlist.sync.backfill.job import PastJob, PastOutcome
 from startlist.sync.backfill.plan import SHARE, Options, due, newest_past, past_events
 from startlist.sync.backfill.progress import BackfillProgress
-from startlist.sync.backfill.race import PASSING, read_past
+from startlist.sync.backfill.race import STUMBLES, read_past
 from startlist.sync.backfill.summary import AMISS, PartnerPast, PastSummary
 from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, read_by_one
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 TRIES = 3  # of a race whose reading RunSignup or the network breaks off
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0  # seconds, when one race after the other is broken off
+REFUSALS_BELIEVED = 3  # without asking what RunSignup answered before
 LIST = "past-races"  # the race list as a backfill reads it, far beyond the sync's
 
 
@@ -58,7 +59,8 @@ class PastWork(CredentialInUse):
         self.progress = told
         self.queue: deque[Planned] = deque()
         self.held: list[Planned] = []  # by another backfill
-        self.unproved: list[tuple[Planned, PastOutcome]] = []  # what may be noted only of a credential that is proved
+        self.unproved: list[tuple[Planned, PastOutcome]] = []  # nothing of them is over, and nobody is proved
+        self.refused: list[tuple[Planned, PastOutcome]] = []  # until it is known that the credential is not to blame
         self._noted = False  # that it is proved
         self._broken_off = 0  # one after the other
 
@@ -83,15 +85,17 @@ class PastWork(CredentialInUse):
 
     async def run(self, others: list[PastWork]) -> None:
         """Read the queue, then once more what another backfill had at first."""
+        if self.queue:
+            await self.prove()
         await self._read_queue(others)
         self.queue.extend(self.held)  # whoever had them may have died
         self.held.clear()
         await self._read_queue(others)
+        await self._judge_refusals()
         for planned in self.held:
             self._ended(planned, PastOutcome("held", "another backfill reads this race"))
         for planned, outcome in self.unproved:
-            if outcome.state == "waiting":  # nothing of it is over, which a later run may ask again
-                outcome.state = "empty"
+            outcome.state = "empty"  # which a later run may ask again
             self._ended(planned, outcome)
 
     async def _read_queue(self, others: list[PastWork]) -> None:
@@ -119,43 +123,67 @@ class PastWork(CredentialInUse):
             async with conn.transaction():
                 await backfill.expect(conn, self.key[0], [planned.job.race_id for planned in self.queue])
                 await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
-                await quarantine.resolve_unseen(conn, self.key[0], None, (LIST,), began)
+                if self.options.since is None:  # a shorter list does not show what is wrong in the longer one
+                    await quarantine.resolve_unseen(conn, self.key[0], None, (LIST,), began)
                 await partners.mark_verified(conn, self.credential)
         if bad:
             self.partner.errors.append(f"{len(bad)} records of the race list quarantined")
         unproved, self.unproved = self.unproved, []
         for planned, outcome in unproved:
-            if outcome.state == "refused":
-                await self._refused(planned, outcome)
-            else:
-                planned.job = replace(planned.job, record=outcome.record)
-                self.queue.append(planned)
+            planned.job = replace(planned.job, record=outcome.record)
+            self.queue.append(planned)
 
     async def _one(self, planned: Planned, others: list[PastWork]) -> None:
         job = planned.job
         outcome = await read_by_one([self, *others], job.race_id, lambda work: work._read(job))
-        if outcome is None:
-            return  # this credential is not used any more, which is reported once for all its races
+        if outcome is None:  # this credential is not used any more, which is reported once for all its races
+            self.partner.other_calls += planned.figures.api_calls if planned.figures else 0
+            return
         if planned.figures is not None:
             outcome.figures.add(planned.figures)
         planned.figures = outcome.figures
         if outcome.state == "held":
             self.held.append(planned)
-        elif outcome.state in ("waiting", "refused") and not self.proof.is_set():
+        elif outcome.state == "waiting":
             self.unproved.append((planned, outcome))
         elif outcome.state == "refused":
-            await self._refused(planned, outcome)
-        elif isinstance(outcome.error, PASSING) and not outcome.hopeless and planned.tried + 1 < TRIES:
+            self.refused.append((planned, outcome))
+            if len(self.refused) >= REFUSALS_BELIEVED:
+                await self._judge_refusals()
+        elif isinstance(outcome.error, STUMBLES) and planned.tried + 1 < TRIES:
             planned.tried += 1
             self.queue.append(planned)
             await self._stumble(str(outcome.error))
+        elif outcome.resumed and (reason := await self._left_over(job)) is not None:
+            planned.job = replace(job, reason=reason)  # what an earlier run had begun was less than this one wants
+            self.queue.append(planned)
         else:
             self._ended(planned, outcome)
 
-    async def _refused(self, planned: Planned, outcome: PastOutcome) -> None:
+    async def _left_over(self, job: PastJob) -> str | None:
         async with self.context.admin() as conn:
-            await backfill.refuse(conn, self.key[0], planned.job.race_id, outcome.reason or "")
-        self._ended(planned, outcome)
+            progress = await backfill.load(conn, self.key[0], job.race_id)
+            stored = (await races.stored_races(conn, self.key[0], job.race_id)).get(job.race_id)
+        return due(progress, stored, job.listed, self.options, self.context.now()) if progress.finished else None
+
+    async def _judge_refusals(self) -> None:
+        """Note races as refused if RunSignup still answers this credential; else its key or secret is to blame."""
+        pending, self.refused = self.refused, []
+        if not pending:
+            return
+        accepted = await self.prove()
+        for planned, outcome in pending:
+            if accepted:
+                async with self.context.admin() as conn:
+                    await backfill.refuse(conn, self.key[0], planned.job.race_id, outcome.reason or "")
+            else:
+                outcome.state = "failed"
+            self._ended(planned, outcome)
+        if accepted is False and not self.refusal:
+            self.refuse(
+                "RunSignup refuses now what it answered before; is the key or its secret still good?"
+                f" startlist partner check {self.key[0]}"
+            )
 
     async def _stumble(self, why: str) -> None:
         """When one race after the other is broken off, RunSignup or the network is away: wait, longer each time."""
