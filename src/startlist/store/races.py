@@ -186,9 +186,13 @@ async def store_races(
 async def store_past(
     conn: Connection, timing_partner_id: int, race: Race, credential_id: int, over: Collection[int]
 ) -> None:
-    """Store a race's events that are `over`, and of the race and its other events what nobody has stored yet."""
-    values = _values(race, timing_partner_id) | {"credential": credential_id, "record": False}
-    await conn.execute(STORE_RACE_IF_NEW, values)
+    """Store a race's events that are `over`, and of its other events what nobody has stored yet.
+
+    Of the race as well, unless all its events are over, when nobody else reads it.
+    """
+    all_over = all(event.event_id in over for event in race.events)
+    values = _values(race, timing_partner_id) | {"credential": credential_id, "record": all_over}
+    await conn.execute(STORE_RACE if all_over else STORE_RACE_IF_NEW, values)
     async with conn.cursor() as cursor:
         for statement, wanted in ((STORE_EVENT, True), (STORE_EVENT_IF_NEW, False)):
             await cursor.executemany(

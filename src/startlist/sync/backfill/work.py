@@ -85,13 +85,13 @@ class PastWork(CredentialInUse):
 
     async def run(self, others: list[PastWork]) -> None:
         """Read the queue, then once more what another backfill had at first."""
-        if self.queue:
-            await self.prove()
         await self._read_queue(others)
         self.queue.extend(self.held)  # whoever had them may have died
         self.held.clear()
+        if self.unproved and not self.proof.is_set():
+            await self.prove()
         await self._read_queue(others)
-        await self._judge_refusals()
+        await self._judge_refusals(last=True)
         for planned in self.held:
             self._ended(planned, PastOutcome("held", "another backfill reads this race"))
         for planned, outcome in self.unproved:
@@ -148,7 +148,7 @@ class PastWork(CredentialInUse):
             self.unproved.append((planned, outcome))
         elif outcome.state == "refused":
             self.refused.append((planned, outcome))
-            if len(self.refused) >= REFUSALS_BELIEVED:
+            if not self.proof.is_set() or len(self.refused) >= REFUSALS_BELIEVED:
                 await self._judge_refusals()
         elif isinstance(outcome.error, STUMBLES) and planned.tried + 1 < TRIES:
             planned.tried += 1
@@ -166,12 +166,18 @@ class PastWork(CredentialInUse):
             stored = (await races.stored_races(conn, self.key[0], job.race_id)).get(job.race_id)
         return due(progress, stored, job.listed, self.options, self.context.now()) if progress.finished else None
 
-    async def _judge_refusals(self) -> None:
-        """Note races as refused if RunSignup still answers this credential; else its key or secret is to blame."""
+    async def _judge_refusals(self, *, last: bool = False) -> None:
+        """Note races as refused if RunSignup still answers this credential; else its key or secret is to blame.
+
+        Where nothing is known that it answered before, a later race may tell, until the `last`.
+        """
         pending, self.refused = self.refused, []
         if not pending:
             return
         accepted = await self.prove()
+        if accepted is None and not last:
+            self.refused.extend(pending)
+            return
         for planned, outcome in pending:
             if accepted:
                 async with self.context.admin() as conn:
