@@ -68,13 +68,15 @@ class Cli:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: object, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
-        """Start and return at once, outputs piped; killed after the test if it still runs."""
+    def start(
+        self, *args: object, env: Mapping[str, str | None] | None = None, stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
+        """Start and return at once, outputs piped or `stderr` a terminal; killed after the test if it still runs."""
         process = subprocess.Popen(
             [COMMAND, *map(str, args)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             env=self._environment(env),
             cwd=self.cwd,
             text=True,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
 
 import pytest
@@ -131,6 +134,26 @@ def test_dry_run_tells_how_long_a_small_budget_takes(at: Scene, cli: Cli) -> Non
     assert half["seconds"] > 1.9 * first["seconds"]
 
 
+def test_on_a_terminal_it_shows_how_far_it_is(at: Scene, cli: Cli) -> None:
+    at.control.settings(latency_ms=100)
+    ours, theirs = os.openpty()
+    child = cli.start("backfill", env={"COLUMNS": "100"}, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal ends on Linux
+        while more := os.read(ours, 65_536):
+            shown += more
+    os.close(ours)
+    assert child.wait(20) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    figures = r"[\d,]+ rows, [\d,]+/s, \d+ calls, [\d,]+ left, [\d.]+ s to go"
+    for partner in ("1 Peak Timing", "2 Blue Ridge"):
+        assert re.search(rf"{partner} .* \d/2 +races, {figures}", text), text
+    assert "backfill.race" not in text  # a log has its own place
+    assert child.stdout is not None
+    assert "completed: the past of 4 races read" in child.stdout.read()
+
+
 # -- its options -------------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +280,7 @@ def test_a_wrong_key_stores_nothing_and_the_other_partner_is_read(at: Scene, cli
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_while_it_runs_after_a_kill_and_after_the_end(at: Scene, cli: Cli) -> None:
     with at.held(({"endpoint": "removed_participants"}, 1), "--timing-partner", 1, command="backfill") as child:
         running = cli("status")

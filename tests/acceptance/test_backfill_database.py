@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,9 +14,13 @@ import pytest
 
 from startlist.store import local
 from startlist.store.database import Database
+from startlist.sync.backfill.plan import Options
+from startlist.sync.backfill.progress import BackfillProgress
+from startlist.sync.backfill.run import run
+from startlist.sync.context import Context
 from tests.past import assert_nothing_wrong, assert_read
 from tests.scene import UNDER_WAY, Moment, Scene, scene, until_said
-from tests.support import Cli, terminate
+from tests.support import Cli, MakeSettings, terminate
 
 IN_MID_COPY: Moment = ("runsignup_participants", 700)  # pages have 500 rows
 AT_THE_CHECKPOINT: Moment = ("backfill_progress", 3)
@@ -39,8 +44,10 @@ def survived(at: Scene, child: subprocess.Popen[str], *, lost: int = 1) -> str:
     output, errors = child.communicate(timeout=120)
     assert child.returncode == 0, errors
     assert "Traceback" not in errors
-    assert '"status": "completed"' in output
-    assert '"state": "done"' in output
+    summary = json.loads(output)
+    (partner,) = summary["partners"]
+    assert (summary["status"], summary["states"], summary["error"]) == ("completed", {"done": 1}, None)
+    assert (partner["races"], partner["finished_before"]) == (1, 0)
     assert sum(times - 1 for times in at.calls().values()) <= UNDER_WAY * lost
     assert_read(at)
     assert at.runs()[-1] == ("completed", True)
@@ -118,6 +125,31 @@ def test_server_and_command_are_killed_together(home: Path, cli: Cli) -> None:
             assert at.repeated() <= UNDER_WAY
         at.backfill()
         assert at.repeated() <= UNDER_WAY
+        assert_read(at)
+
+
+@pytest.mark.slow
+async def test_a_server_that_stays_away_ends_the_run(home: Path, cli: Cli, make_settings: MakeSettings) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    class Told(BackfillProgress):
+        def page_stored(self, timing_partner_id: int, race_id: int, rows: int) -> None:
+            if local.is_running(home):
+                killed(home)
+
+    database = embedded(home, cli)
+    with scene(database, cli, registrations=2_100, events=1, years=3) as at:
+        settings = make_settings(api_url=cli.env["STARTLIST_API_URL"])
+        done = await run(lambda: Context(database, settings, progress=Told(), sleep=sleep), Options(), Told())
+        assert done.exit_status == 1
+        assert "the connection to the database failed" in str(done.error)
+        assert 900 <= sum(slept) < 930
+        at.backfill()  # which starts the server again
+        at.reconnect()
+        assert sum(times - 1 for times in at.calls().values()) <= UNDER_WAY
         assert_read(at)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 from collections import Counter
@@ -94,6 +95,19 @@ def test_what_a_killed_one_held_is_read_by_the_other(database: Database, cli: Cl
         assert ended_so["completed", None, True] == 6
 
 
+def test_begun_anew_while_another_is_at_it(database: Database, cli: Cli) -> None:
+    with scene(database, cli, registrations=900, races=3, events=1, years=3) as at:
+        with at.held(AT_A_CALL, command="backfill", answer_after=3) as first:
+            anew = at.cli("backfill", "--restart", "--json")
+            assert anew.code in (0, 3), anew.stderr
+            assert set(anew.json["states"]) <= {"done", "held"}
+            code, summary = ended(first)
+        assert code == 0
+        assert set(summary["states"]) <= {"done", "held"}
+        at.backfill()
+        assert_read(at)
+
+
 # -- syncs beside it ---------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +195,44 @@ def test_a_race_is_synced_every_minute_while_its_history_is_read(database: Datab
         assert {status for status, _, _ in at.history()} == {"completed"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_over_is_edited_and_synced_while_it_is_backfilled(seed: int, database: Database, cli: Cli) -> None:
+    chance = random.Random(seed)
+    with scene(database, cli, registrations=2_100, events=1, years=3) as at:
+        (race,) = over(at)
+        synced = ("--race", race, "--include-past-days", 5_000)
+        at.control.settings(latency_ms=120, latency_jitter_ms=200)
+        child = at.cli.start("backfill", "--json")
+        syncs = 0
+        while child.poll() is None:
+            edit_anywhere(at, race, chance)
+            at.sync(*synced)
+            syncs += 1
+        code, summary = ended(child)
+        assert (code, summary["states"]) == (0, {"done": 1})
+        assert syncs >= 2
+        # What a stale page had undone would stay so: this pass asks only for what was modified since the one before.
+        at.sync(*synced)
+        assert at.differences() == []
+
+
+def edit_anywhere(at: Scene, race: int, chance: random.Random) -> None:
+    """A minute's edits, bibs, refunds and returns, of what is over as well as of what is coming."""
+    for rows in at.control.truth(race)["events"].values():
+        active = [row["registration_id"] for row in rows["active"]]
+        chance.shuffle(active)
+        for runner in active[:30]:
+            at.control.edit(runner, last_name=f"Edited {chance.random()}")
+        for runner in active[30:40]:
+            at.control.assign_bib(runner, chance.randint(1, 100_000))
+        for runner in active[40:45]:
+            at.control.refund(runner)
+        for row in chance.sample(rows["removed"], min(3, len(rows["removed"]))):
+            at.control.restore(row["registration_id"])
+    at.control.clock(advance=61)
+
+
 def test_a_page_that_a_sync_overtook_is_read_again(database: Database, cli: Cli) -> None:
     with scene(database, cli, registrations=2_100, events=1, years=3) as at:
         (race,) = over(at)
@@ -207,6 +259,22 @@ def test_a_page_that_a_sync_overtook_is_read_again(database: Database, cli: Cli)
         assert truth.rows_of(at.conn, "runsignup_changes") == []
         assert [row["state"] for row in progress(at)] == ["done"]
         assert json.loads(output)["states"] == {"done": 1}
+
+
+def test_a_sync_that_is_killed_frees_the_race_for_the_backfill(database: Database, cli: Cli) -> None:
+    with scene(database, cli, registrations=600, events=1, years=3) as at:
+        (race,) = over(at)
+        with at.held(({"endpoint": "participants"}, 0), "--race", race) as sync:
+            backfill = at.cli.start("backfill", "--json")
+            until(lambda: waits_for_the_race(at, database, race))
+            assert cursors(at) == []
+            sync.kill()
+            code, summary = ended(backfill)
+        assert (code, summary["states"]) == (0, {"done": 1})
+        assert_read(at)
+        assert at.history() == [("failed", "interrupted", True), ("completed", None, True)]
+        at.sync()
+        assert_read(at, synced=True)
 
 
 def alone(at: Scene) -> set[int]:
