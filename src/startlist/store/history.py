@@ -65,16 +65,23 @@ values (%s, %s, %s, %s, %s, 'incremental', 'skipped', %s, now())
 """
 
 
-async def last_asked(conn: Connection, credential_id: int) -> tuple[int, list[int]] | None:
-    """A race and events for a call that needs the credential's rights: of its last pass, best one that was read."""
-    row = await (
-        await conn.execute(
-            "select race_id, event_ids from sync_history where credential_id = %s and event_ids <> '{}'"
-            " order by status in ('completed', 'partial') and reason is distinct from 'waiting' desc,"
-            " sync_history_id desc limit 1",
-            [credential_id],
-        )
-    ).fetchone()
+LAST_ASKED = """
+select race_id, event_ids
+from sync_history
+cross join lateral (select status in ('completed', 'partial') and reason is distinct from 'waiting' as answered) as a
+where credential_id = %(credential)s and event_ids <> '{}' and (a.answered or not %(answered)s)
+order by a.answered desc, sync_history_id desc
+limit 1
+"""
+
+
+async def last_asked(conn: Connection, credential_id: int, *, answered: bool) -> tuple[int, list[int]] | None:
+    """A race and events for a call that needs the credential's rights: of its last pass that was answered.
+
+    Without `answered` of any pass, where none was.
+    """
+    values = {"credential": credential_id, "answered": answered}
+    row = await (await conn.execute(LAST_ASKED, values)).fetchone()
     return None if row is None else (row[0], row[1])
 
 

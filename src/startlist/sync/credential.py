@@ -174,7 +174,7 @@ class CredentialInUse:
             self.refuse(f"{because}; {advice}")
             return False
         try:
-            accepted = await self._ask_what_was_answered(client)
+            accepted = await self._ask_again(client, answered=False)
         except (CredentialRefused, PermissionDenied) as error:
             self.refuse(f"{because}; tried again: {error}; {advice}")
             return False
@@ -183,13 +183,13 @@ class CredentialInUse:
                 await partners.mark_verified(conn, credential)
         return True
 
-    async def _ask_what_was_answered(self, client: RunSignup) -> bool:
-        """Ask a small question that RunSignup answered to this credential before; False when there is none to ask.
+    async def _ask_again(self, client: RunSignup, *, answered: bool) -> bool:
+        """Ask a small question that this credential asked before, and was `answered`; False when there is none.
 
         Raises what refuses the credential now.
         """
         async with self.context.admin() as conn:
-            question = await history.last_asked(conn, self.key[1])
+            question = await history.last_asked(conn, self.key[1], answered=answered)
         if question is None:
             return False
         race_id, event_ids = question
@@ -207,7 +207,7 @@ class CredentialInUse:
         """
         gate = self._gate()
         try:
-            if not await self._ask_what_was_answered(self.context.client(self.credential, gate)):
+            if not await self._ask_again(self.context.client(self.credential, gate), answered=True):
                 return None
         except CallerRefused:
             raise
