@@ -31,127 +31,120 @@ def test_the_order_is_kept() -> None:
     assert (at.participants_bound, at.removed_bound) == (None, None)  # everything is asked for
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------------------
+# -- what RunSignup refuses --------------------------------------------------------------------------------------------
 
 
 def test_after_all_together_each_is_asked_alone_the_newest_first() -> None:
     at = begin()
-    assert at.leave_out("error 3", patience=2)
+    assert at.leave_out("error 3", final=True)
     assert at.position == alone(40, 10, 30, 20)
     assert at.unread == {}
-    assert at.leave_out("error 3", patience=2)
+    assert at.leave_out("error 3", final=True)
     assert at.position == alone(10, 30, 20)
     assert at.unread == {40: "error 3"}
 
 
-def test_when_the_newest_cannot_be_read_either_the_race_is_given_up() -> None:
+def test_what_is_refused_costs_no_other_event() -> None:
     at = begin()
-    assert [at.leave_out("no", patience=2) for _ in range(3)] == [True, True, False]
-    at = begin()
-    assert [at.leave_out("no", patience=1) for _ in range(2)] == [True, False]
-
-
-def test_one_that_can_be_read_gives_hope_for_the_others() -> None:
-    at = begin()
-    at.leave_out("no", patience=2)
+    at.leave_out("no", final=True)
     at.position = alone(10, 30, 20)  # the newest was read
-    assert at.leave_out("error 3", patience=2)
-    assert at.leave_out("error 4", patience=2)
+    assert at.leave_out("error 3", final=True)
+    assert at.leave_out("error 9", final=True)
     assert at.position == alone(20)
-    assert at.leave_out("error 3", patience=2)
+    assert at.leave_out("error 3", final=True)
     assert at.feed == "removed"
     assert at.position is None
-    assert at.unread == {10: "error 3", 30: "error 4", 20: "error 3"}
+    assert at.unread == {10: "error 3", 30: "error 9", 20: "error 3"}
 
 
-def test_a_page_that_breaks_off_in_the_middle_loses_that_event_only() -> None:
+def test_when_the_newest_is_denied_the_race_is() -> None:
+    at = begin()
+    assert at.leave_out("denied", final=True, whole_race=True)
+    assert not at.leave_out("denied", final=True, whole_race=True)
+    at = begin()
+    at.leave_out("denied", final=True, whole_race=True)
+    at.position = alone(10, 30, 20)  # the newest was read
+    assert at.leave_out("denied", final=True, whole_race=True)
+    assert at.unread == {10: "denied"}
+    assert not begin(40).leave_out("denied", final=True, whole_race=True)
+
+
+def test_a_page_that_is_refused_in_the_middle_loses_that_event_only() -> None:
     at = begin()
     at.position = {"event_id": 40, "after": 5000, "remaining": [10, 30, 20]}
-    assert at.leave_out("cut off", patience=2)
-    assert (at.unread, at.position) == ({40: "cut off"}, alone(10, 30, 20))
+    assert at.leave_out("error 3", final=True)
+    assert at.unread == {40: "error 3"}
+    assert at.position == alone(10, 30, 20)
 
 
-def test_a_single_event_is_asked_once() -> None:
-    at = begin(40)
-    assert not at.leave_out("no", patience=2)
-
-
-def test_two_events_of_which_none_can_be_read() -> None:
-    at = begin(40, 10)
-    assert [at.leave_out("no", patience=3) for _ in range(3)] == [True, True, False]
-
-
-def test_a_removed_list_that_cannot_be_read_does_not_cost_the_race() -> None:
+def test_a_removed_list_that_is_refused_does_not_cost_the_race() -> None:
     at = begin()
     at.next_feed("removed")
-    assert at.leave_out("no", patience=2)
-    assert at.position == alone(40, 10, 30, 20)
-    assert at.leave_out("no", patience=2)
-    assert at.leave_out("no", patience=2)
+    for _ in range(5):
+        assert at.leave_out("no", final=True)
     assert at.feed == "successors"
     assert at.position is None
     assert at.removals_unread == dict.fromkeys(EVENTS, "no")
     assert at.unread == {}
 
 
-def test_the_removed_list_of_one_event_that_cannot_be_read() -> None:
-    at = begin()
-    at.next_feed("removed")
-    at.leave_out("no", patience=2)
-    at.position = alone(20)  # the others could be read
-    assert at.leave_out("no", patience=2)
-    assert at.feed == "successors"
-    assert at.position is None
-    assert at.removals_unread == {20: "no"}
-
-
 def test_the_removed_list_of_a_single_event() -> None:
     at = begin(40)
     at.next_feed("removed")
-    assert at.leave_out("no", patience=2)
-    assert (at.feed, at.removals_unread) == ("successors", {40: "no"})
+    assert at.leave_out("denied", final=True, whole_race=True)
+    assert at.feed == "successors"
+    assert at.removals_unread == {40: "denied"}
 
 
 def test_successors_that_cannot_be_asked_for_are_told_and_passed() -> None:
     at = begin()
     at.next_feed("successors")
-    assert at.leave_out("no", patience=1)
-    assert (at.feed, at.removals_unread) == ("settle", dict.fromkeys(EVENTS, "no"))
-
-
-def test_what_would_be_lost_by_leaving_it_out() -> None:
-    at = begin()
-    assert at.doubtful() is None  # each is asked alone first
-    at.leave_out("no", patience=2)
-    newest = at.doubtful()
-    assert newest is not None
-    assert at.doubtful() == newest
-    at.position = {"event_id": 40, "after": 500, "remaining": [10, 30, 20]}
-    later = at.doubtful()
-    assert later not in (None, newest)
-    at.next_feed("removed")
-    assert at.doubtful() is None
-    at.next_feed("successors")
-    assert at.doubtful() is not None
-    assert begin(40).doubtful() is not None
+    assert at.leave_out("no", final=True)
+    assert at.feed == "settle"
+    assert at.removals_unread == dict.fromkeys(EVENTS, "no")
 
 
 def test_successors_are_looked_for_in_the_events_that_can_be_read() -> None:
     at = begin()
     at.unread = {30: "error 3", 20: "error 3"}
     at.next_feed("successors")
-    assert at.leave_out("error 3", patience=1)
+    assert at.leave_out("error 3", final=True)
     assert (at.feed, at.events, at.removals_unread) == ("successors", [40, 10], {})
-    assert at.leave_out("error 3", patience=1)
+    assert at.leave_out("error 3", final=True)
     assert (at.feed, at.removals_unread) == ("settle", {40: "error 3", 10: "error 3"})
 
 
-def test_without_events_that_are_gone_it_begins_again() -> None:
+# -- where it stumbles -------------------------------------------------------------------------------------------------
+
+
+def test_an_event_over_which_it_stumbled_is_left_for_later() -> None:
     at = begin()
-    at.leave_out("no", patience=2)
-    at.leave_out("no", patience=2)
+    assert at.leave_out("HTTP 503", final=False)
+    assert at.leave_out("HTTP 503", final=False)
+    assert at.later == {40: "HTTP 503"}
+    assert at.unread == {}
+    at.position = alone(30, 20)  # the one in between was read
+    assert at.leave_out("HTML", final=False)
+    assert at.later == {40: "HTTP 503", 30: "HTML"}
+    assert at.position == alone(20)
+
+
+def test_two_in_a_row_are_no_matter_of_the_events() -> None:
+    at = begin()
+    assert [at.leave_out("HTTP 503", final=False) for _ in range(3)] == [True, True, False]
+    assert at.later == {40: "HTTP 503"}
+    assert not begin(40).leave_out("HTTP 503", final=False)
+
+
+# -- events that are gone ----------------------------------------------------------------------------------------------
+
+
+def test_without_events_that_are_gone_its_feed_begins_again() -> None:
+    at = begin()
+    at.leave_out("no", final=True)
+    at.leave_out("no", final=True)
     left = at.without([10, 99])
-    assert (left.events, left.position, left.unread) == ([40, 30, 20], None, {})
+    assert (left.events, left.position, left.unread) == ([40, 30, 20], None, {40: "no"})
     assert (left.record_modified, left.begun) == (NOW, NOW)
 
 
@@ -161,7 +154,8 @@ def test_without_events_that_are_gone_it_begins_again() -> None:
 def test_it_is_the_same_after_it_was_stored() -> None:
     at = begin()
     at.position = Position(40, 77, (10, 30)).to_json()
-    at.unread, at.removals_unread = {30: "error 3"}, {10: "cut"}
+    at.unread, at.removals_unread, at.later = {30: "error 3"}, {10: "cut"}, {40: "HTTP 503"}
+    at.said, at.denied, at.stumbled_at = "the removed list of event 5 could not be read", True, 40
     at.participants_candidate, at.quarantined = 1_764_000_000, 2
     at.successors, at.active = {5, 6}, {40: 12}
     again = PastCheckpoint.of(json.loads(json.dumps(at.to_json())))

@@ -136,8 +136,8 @@ def test_a_race_that_is_not_listed_has_not_changed() -> None:
 
 def test_an_event_that_is_over_now_is_read() -> None:
     race = stored(event(11, ago(days=400)), event(12, ago(days=3)), event(13, ago(days=2)), event(14, ago(hours=2)))
-    assert due(read("done", 11), race, listed(), OPTIONS, NOW) == "over since: event 12, 13"
-    assert due(read("empty", 11, 12), race, None, OPTIONS, NOW) == "over since: event 13"
+    assert due(read("done", 11), race, listed(), OPTIONS, NOW) == "not read yet: event 12, 13"
+    assert due(read("empty", 11, 12), race, None, OPTIONS, NOW) == "not read yet: event 13"
     assert due(read("refused"), race, listed(), OPTIONS, NOW) is None
 
 
@@ -149,7 +149,7 @@ def test_what_could_not_be_read_or_is_gone_is_not_new() -> None:
 def test_years_that_an_earlier_backfill_did_not_want_are_read_by_one_that_does() -> None:
     race = stored(event(11, ago(days=100)), event(12, ago(days=900)))
     assert due(read("done", 11), race, listed(), Options(since=date(2026, 1, 1)), NOW) is None
-    assert due(read("done", 11), race, listed(), OPTIONS, NOW) == "over since: event 12"
+    assert due(read("done", 11), race, listed(), OPTIONS, NOW) == "not read yet: event 12"
 
 
 # -- in which order ----------------------------------------------------------------------------------------------------
