@@ -199,22 +199,33 @@ def test_a_race_is_synced_every_minute_while_its_history_is_read(database: Datab
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_over_is_edited_and_synced_while_it_is_backfilled(seed: int, database: Database, cli: Cli) -> None:
     chance = random.Random(seed)
-    with scene(database, cli, registrations=2_100, events=1, years=3) as at:
+    with scene(database, cli, registrations=4_200, events=1, years=6) as at:
         (race,) = over(at)
         synced = ("--race", race, "--include-past-days", 5_000)
+        at.backfill()
+        at.sync(*synced)  # which covers all of it from now on
         at.control.settings(latency_ms=120, latency_jitter_ms=200)
-        child = at.cli.start("backfill", "--json")
+        child = at.cli.start("backfill", "--json", "--restart")
         syncs = 0
         while child.poll() is None:
             edit_anywhere(at, race, chance)
+            edit_under_way(at, race)
             at.sync(*synced)
             syncs += 1
+            # What the sync has just stored stays, whatever older pages the backfill had at hand.
+            before = pages_read(at)
+            until(lambda seen=before: child.poll() is not None or pages_read(at) != seen)  # type: ignore[misc]
+            assert at.differences() == []
         code, summary = ended(child)
         assert (code, summary["states"]) == (0, {"done": 1})
         assert syncs >= 2
-        # What a stale page had undone would stay so: this pass asks only for what was modified since the one before.
         at.sync(*synced)
         assert at.differences() == []
+
+
+def pages_read(at: Scene) -> list[tuple[object, ...]]:
+    """Where the backfill stands."""
+    return at.conn.execute("select checkpoint, rows_received, state from backfill_progress").fetchall()
 
 
 def edit_anywhere(at: Scene, race: int, chance: random.Random) -> None:
@@ -231,6 +242,17 @@ def edit_anywhere(at: Scene, race: int, chance: random.Random) -> None:
         for row in chance.sample(rows["removed"], min(3, len(rows["removed"]))):
             at.control.restore(row["registration_id"])
     at.control.clock(advance=61)
+
+
+def edit_under_way(at: Scene, race: int) -> None:
+    """Edit all of what is over right before the sync's answer: pages that wait for its end are stale from then on."""
+    events = at.control.truth(race)["events"]
+    edits = [
+        {"name": "edit", "registration_id": row["registration_id"], "last_name": f"Edited {row['last_modified']}"}
+        for event in over(at)[race]
+        for row in events[event]["active"]
+    ]
+    at.control.fault("before", match={"endpoint": "participants", "incremental": True}, changes=edits)
 
 
 def test_a_page_that_a_sync_overtook_is_read_again(database: Database, cli: Cli) -> None:
