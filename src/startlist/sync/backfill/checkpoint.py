@@ -25,7 +25,6 @@ class PastCheckpoint(Checkpoint, kw_only=True):
     unread: dict[int, str] = msgspec.field(default_factory=dict)
     removals_unread: dict[int, str] = msgspec.field(default_factory=dict)
     later: dict[int, str] = msgspec.field(default_factory=dict)
-    stumbled_at: int | None = None
     denied: bool = False
     said: str | None = None
     record_modified: datetime | None = None
@@ -53,8 +52,8 @@ class PastCheckpoint(Checkpoint, kw_only=True):
         """Go on without what could not be read; False when the rest of the race is not to be asked for either.
 
         After all events together, each is asked alone, the newest first. `final`: RunSignup refuses what was asked,
-        which it would again; else it, or the network, stumbled, and the event is left for later. When it stumbles over
-        two events in a row it is away. `whole_race`: when the newest is refused as well, all are.
+        which it would again; else it stumbled, and the event is left for later, but where it stumbles over the newest
+        two and nothing was read yet. `whole_race`: when the newest is refused as well, all are.
         """
         if self.feed == "successors":  # they are asked for all events at once
             readable = [event_id for event_id in self.events if event_id not in self.unread]
@@ -72,15 +71,20 @@ class PastCheckpoint(Checkpoint, kw_only=True):
         if whole_race and number == 0 and self.feed == "participants":
             return False
         if not final:
-            if len(self.events) == 1 or (number > 0 and self.stumbled_at == self.events[number - 1]):
+            nothing_read = all(event_id in self.unread or event_id in self.later for event_id in self.events[:number])
+            if len(self.events) == 1 or (number > 0 and nothing_read):
                 return False
-            self.stumbled_at = place.event_id
         self._note([place.event_id], why, final=final)
         if place.remaining:
             self._go_to(place.remaining)
         else:
             self.next_feed("removed" if self.feed == "participants" else "successors")
         return True
+
+    @property
+    def asks_alone(self) -> bool:
+        """Whether one of several events is asked, so that `leave_out` would leave it out."""
+        return len(self.events) > 1 and (self.start() or Position.first(self.events)).event_id is not None
 
     def without(self, gone: Iterable[int]) -> PastCheckpoint:
         """The same without events that are no more; the feed that met them is read from its beginning."""

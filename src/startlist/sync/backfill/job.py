@@ -33,7 +33,8 @@ class PastOutcome:
     """How far a race's past came. `state` is that of `backfill_progress`, or `held`: somebody else is at it.
 
     `until` is set when it waits for its budget or its hours; `figures` are those of this leg alone; `elsewhere` says
-    that another backfill has finished it meanwhile, `resumed` that an earlier run had begun it.
+    that another backfill has finished it meanwhile, `resumed` that an earlier run had begun it, `answered` that
+    RunSignup stumbles over some of its events only.
     """
 
     state: str
@@ -46,3 +47,4 @@ class PastOutcome:
     error: StartlistError | None = None
     elsewhere: bool = False
     resumed: bool = False
+    answered: bool = False

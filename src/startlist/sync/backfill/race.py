@@ -80,6 +80,7 @@ class _Past:
         self.race_stored = False
         self.asked_again = False
         self.stumble: RunSignupError | None = None  # the last one over some of its events
+        self.answered = False  # though it stumbled over some of its events, RunSignup answers otherwise
         self.resumed = False
         self.open_quarantine = False
         self.begun = means.now()
@@ -199,6 +200,10 @@ class _Past:
                     raise
             except STUMBLES as error:
                 self.stumble = error
+                if self.at.asks_alone:  # is it this event, or is RunSignup away altogether?
+                    self.answered = False
+                    await self.means.client.race(self.job.race_id)
+                    self.answered = True
                 if not self.at.leave_out(str(error), final=False):
                     raise
 
@@ -271,7 +276,10 @@ class _Past:
         await self.ledger.write_down(lambda: self._store_end(read))
         progress = self.ledger.progress
         error = self.stumble if at.later else None
-        return PastOutcome(progress.state, progress.reason, self.ledger.figures, error=error, resumed=self.resumed)
+        return PastOutcome(
+            progress.state, progress.reason, self.ledger.figures, error=error, resumed=self.resumed,
+            answered=self.answered,
+        )  # fmt: skip
 
     async def _store_end(self, read: list[int]) -> None:
         at, known = self.at, frozenset(read)
@@ -342,7 +350,7 @@ class _Past:
             self.ledger.progress = replace(stands, state=noted, reason=str(error), checkpoint=checkpoint)
             await self.ledger.save_progress()
         await self._close("failed", self.job.reason, error)
-        return PastOutcome(state, str(error), self.ledger.figures, error=error)
+        return PastOutcome(state, str(error), self.ledger.figures, error=error, answered=self.answered)
 
     async def _close(self, status: str, reason: str | None, error: StartlistError | None = None) -> None:
         await self.ledger.save_figures()

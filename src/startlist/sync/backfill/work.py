@@ -25,6 +25,7 @@ from startlist.sync.credential import CredentialInUse, read_by_one
 log = structlog.get_logger()
 
 TRIES = 3  # of a race whose reading RunSignup or the network breaks off
+TRIES_OF_EVENTS = 2  # where it stumbles over some events only, which waiting hardly cures
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0  # seconds, when one race after the other is broken off
 REFUSALS_BELIEVED = 3  # without asking what RunSignup answered before
 LIST = "past-races"  # the race list as a backfill reads it, far beyond the sync's
@@ -150,10 +151,13 @@ class PastWork(CredentialInUse):
             self.refused.append((planned, outcome))
             if not self.proof.is_set() or len(self.refused) >= REFUSALS_BELIEVED:
                 await self._judge_refusals()
-        elif isinstance(outcome.error, STUMBLES) and planned.tried + 1 < TRIES:
+        elif isinstance(outcome.error, STUMBLES) and planned.tried + 1 < (
+            TRIES_OF_EVENTS if outcome.answered else TRIES
+        ):
             planned.tried += 1
             self.queue.append(planned)
-            await self._stumble(str(outcome.error))
+            if not outcome.answered:
+                await self._stumble(str(outcome.error))
         elif outcome.resumed and (reason := await self._left_over(job)) is not None:
             planned.job = replace(job, reason=reason)  # what an earlier run had begun was less than this one wants
             self.queue.append(planned)
