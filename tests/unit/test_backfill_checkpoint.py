@@ -129,11 +129,29 @@ def test_an_event_over_which_it_stumbled_is_left_for_later() -> None:
     assert at.position == alone(20)
 
 
-def test_two_in_a_row_are_no_matter_of_the_events() -> None:
+def test_when_it_stumbles_over_the_newest_two_the_race_is_left_for_later() -> None:
     at = begin()
     assert [at.leave_out("HTTP 503", final=False) for _ in range(3)] == [True, True, False]
     assert at.later == {40: "HTTP 503"}
     assert not begin(40).leave_out("HTTP 503", final=False)
+
+
+def test_old_years_in_a_row_are_left_for_later_when_newer_ones_were_read() -> None:
+    at = begin()
+    at.leave_out("HTTP 500", final=False)
+    at.position = alone(10, 30, 20)
+    assert at.asks_alone
+    assert [at.leave_out("HTTP 500", final=False) for _ in range(3)] == [True, True, True]
+    assert at.feed == "removed"
+    assert at.later == dict.fromkeys([10, 30, 20], "HTTP 500")
+
+
+def test_whether_one_of_several_is_asked() -> None:
+    at = begin()
+    assert not at.asks_alone
+    at.leave_out("no", final=False)
+    assert at.asks_alone
+    assert not begin(40).asks_alone
 
 
 # -- events that are gone ----------------------------------------------------------------------------------------------
@@ -155,7 +173,7 @@ def test_it_is_the_same_after_it_was_stored() -> None:
     at = begin()
     at.position = Position(40, 77, (10, 30)).to_json()
     at.unread, at.removals_unread, at.later = {30: "error 3"}, {10: "cut"}, {40: "HTTP 503"}
-    at.said, at.denied, at.stumbled_at = "the removed list of event 5 could not be read", True, 40
+    at.said, at.denied = "the removed list of event 5 could not be read", True
     at.participants_candidate, at.quarantined = 1_764_000_000, 2
     at.successors, at.active = {5, 6}, {40: 12}
     again = PastCheckpoint.of(json.loads(json.dumps(at.to_json())))
