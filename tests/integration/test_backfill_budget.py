@@ -199,16 +199,17 @@ async def test_rule_8_a_checkpoint_that_is_gone_meanwhile_is_not_remembered(
     rig.control.fault("clamp", match={"endpoint": "participants"}, times=None, rows=500)
     limit(rig, make_settings, 6)
     clock = Clock(rig)
-    forgotten: list[int] = []
+    forgotten: list[bool] = []
 
     async def sleep(seconds: float) -> None:
         if not forgotten:
             assert (await rig.past())["checkpoint"]["position"] is not None
-            forgotten.append(await backfill.forget(rig.conn, [1]))
+            await backfill.forget(rig.conn, [1])
+            forgotten.append(True)
         await clock.sleep(seconds)
 
     done = await rig.backfill(now=clock.now, sleep=sleep)
-    assert forgotten == [1]
+    assert forgotten
     assert done.states == {"done": 1}
     assert len([call for call in rig.asked("participants") if len(call["event_ids"]) == 2]) == 2
     await rig.assert_truth(events=past)
@@ -445,15 +446,15 @@ async def test_a_network_that_stays_down_fails_the_races_after_three_tries_each(
         await rig.assert_truth(race)
 
 
-async def test_a_broken_page_is_read_on_from_the_one_before(rig: Rig) -> None:
+async def test_a_page_that_breaks_off_costs_no_other_event(rig: Rig) -> None:
     past = add_years(rig, 2, runners=600)
     rig.control.fault("clamp", match={"endpoint": "participants"}, times=None, rows=500)
     rig.control.fault("reset", match={"endpoint": "participants", "page_after": True}, times=3)
     done = await rig.backfill()
     assert (done.exit_status, done.states) == (0, {"done": 1})
-    assert len(rig.asked("participants")) == 5 + 3
-    assert len(rig.asked("race")) == 1 + 1  # whether RunSignup answers at all
+    assert len(rig.asked("participants")) <= 5 + 3 + 2
     await rig.assert_truth(events=past)
+    assert await rig.changes() == []
     await assert_adds_up(rig)
 
 

@@ -143,7 +143,8 @@ async def test_a_run_that_is_cancelled_is_interrupted_and_goes_on(rig: Rig) -> N
 async def test_runs_that_died_without_a_word_are_closed_by_the_next(rig: Rig) -> None:
     past = add_years(rig, 1)
     await rig.conn.execute(
-        "insert into sync_runs (command, trigger, status) values ('backfill', 'backfill', 'running')"
+        "insert into sync_runs (command, trigger, status, started_at)"
+        " values ('backfill', 'backfill', 'running', now() - interval '5 minutes')"
     )
     await rig.conn.execute(
         "insert into sync_history (run_id, timing_partner_id, credential_id, race_id, event_ids, sync_type, status)"
@@ -319,8 +320,9 @@ async def test_status_counts_the_races_of_each_partner_by_state(rig: Rig) -> Non
     await rig.sync()
     assert (await status_of(rig)).backfills == []
     rig.control.fault("error", code=201, match={"race_id": gone}, times=None)
-    rig.control.fault("error", code=3, match={"race_id": broken, "endpoint": "participants"}, times=None)
-    await rig.backfill()
+    rig.control.fault("error", code=4, match={"race_id": broken, "endpoint": "participants"}, times=None)
+    clock = Clock(rig)
+    await rig.backfill(now=clock.now, sleep=clock.sleep)
     mine, theirs = (await status_of(rig)).backfills
     assert (mine.timing_partner_id, mine.company_name, mine.races) == (1, "Peak Timing", 4)
     counted = (mine.done, mine.empty, mine.gone, mine.failed, mine.partial, mine.refused, mine.waiting, mine.reading)
@@ -366,8 +368,9 @@ async def test_status_says_so_to_people_and_in_json(rig: Rig, cli: Cli) -> None:
     add_years(rig, 2)
     broken = add_race(rig)
     await rig.sync()
-    rig.control.fault("error", code=3, match={"race_id": broken, "endpoint": "participants"}, times=None)
-    await rig.backfill()
+    rig.control.fault("error", code=4, match={"race_id": broken, "endpoint": "participants"}, times=None)
+    clock = Clock(rig)
+    await rig.backfill(now=clock.now, sleep=clock.sleep)
     shown = await asyncio.to_thread(cli, "status")
     assert shown.code == 0
     assert "stands still with 1 of 2 races left: startlist backfill goes on with it" in shown.stdout
