@@ -309,7 +309,7 @@ async def test_a_removed_list_that_fails_alone_costs_no_registration(
     row = await rig.past()
     assert "the removed list of event" in row["reason"]
     assert f"{past[1]}, {past[2]}" in row["reason"]
-    assert row["event_ids"] == sorted(past)
+    assert (row["event_ids"], row["unread_event_ids"]) == (past[:1], past[1:])  # --retry asks these again
     await rig.assert_truth(events=past)
     await assert_nothing_marked(rig)
     await rig.backfill()
@@ -491,3 +491,14 @@ async def test_a_maintenance_in_mid_race_takes_no_year_for_unreadable(
     assert (row["state"], row["unread_event_ids"]) == ("done", [])
     await rig.assert_truth(events=past)
     await assert_adds_up(rig)
+
+
+async def test_retry_asks_again_for_a_removed_list_beside_a_year_that_was_refused(rig: Rig) -> None:
+    past = add_years(rig, 4)
+    rig.control.refund(rig.control.register(past[1])[0])
+    unreadable(rig, past[1:2], "error", "removed_participants", code=3)
+    unreadable(rig, past[3:], "error", code=3)
+    assert (await rig.backfill()).states == {"partial": 1}
+    rig.control.clear_faults()
+    assert (await rig.backfill(retry=True)).states == {"done": 1}
+    await rig.assert_truth(events=past)

@@ -282,7 +282,9 @@ class _Past:
         )  # fmt: skip
 
     async def _store_end(self, read: list[int]) -> None:
-        at, known = self.at, frozenset(read)
+        at = self.at
+        refused = frozenset(at.unread) | frozenset(at.removals_unread)
+        known = frozenset(read) - refused
         await self._store_race()
         await races.mark_first_full(self.conn, self.key[0], read, if_stored=True)
         await quarantine.resolve_unseen_of_events(self.conn, *self.key, read, at.begun, backfill=True)
@@ -293,7 +295,7 @@ class _Past:
             reason=reason,
             record_modified=at.record_modified,
             event_ids=self.before.event_ids | known,
-            unread_event_ids=(self.before.unread_event_ids - known) | frozenset(at.unread),
+            unread_event_ids=(self.before.unread_event_ids - known) | refused,
             checkpoint=None,
         )
         await self.ledger.save_progress()
