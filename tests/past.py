@@ -56,3 +56,11 @@ def progress(at: Scene) -> list[Row]:
 def cursors(at: Scene) -> list[Row]:
     """Where the syncs stand."""
     return truth.rows_of(at.conn, "sync_cursors")
+
+
+def assert_closed(at: Scene) -> None:
+    """A minute later another backfill, which has nothing to do, closes the runs that died without a word."""
+    at.conn.execute("update sync_runs set started_at = started_at - interval '2 minutes'")
+    assert at.backfill()["states"] == {}
+    assert all(closed for *_, closed in [*at.runs(), *at.history()])
+    assert {status for status, _ in at.runs()} <= {"interrupted", "failed", "completed"}

@@ -19,7 +19,7 @@ from startlist.sync.backfill.plan import Options
 from startlist.sync.backfill.progress import BackfillProgress
 from startlist.sync.backfill.run import run
 from startlist.sync.context import Context
-from tests.past import assert_nothing_wrong, assert_read, over
+from tests.past import assert_closed, assert_nothing_wrong, assert_read, over
 from tests.scene import UNDER_WAY, Moment, Scene, scene
 from tests.support import Cli, MakeSettings
 
@@ -87,9 +87,8 @@ def assert_finished(at: Scene) -> None:
     *ended, last = at.history()
     assert last == ("completed", None, True)
     assert set(ended) <= {("failed", "interrupted", True)}
-    *ended_runs, last_run = at.runs()
-    assert last_run == ("completed", True)
-    assert set(ended_runs) <= {("interrupted", True)}
+    assert_closed(at)
+    at.control.reset_log()
     again = at.backfill()
     assert (again["states"], again["api_calls"], again["partners"][0]["finished_before"]) == ({}, 1, 1)
     assert [call["endpoint"] for call in at.control.log()] == ["races"]
@@ -150,7 +149,7 @@ def test_several_races_at_once_killed_anywhere(database: Database, cli: Cli) -> 
         at.backfill()
         assert repeated + at.repeated() <= AT_ONCE * kills
         assert_read(at)
-        assert all(closed for *_, closed in [*at.history(), *at.runs()])
+        assert_closed(at)
 
 
 # -- a crash between two steps -----------------------------------------------------------------------------------------

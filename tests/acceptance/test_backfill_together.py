@@ -89,7 +89,7 @@ def test_what_a_killed_one_held_is_read_by_the_other(database: Database, cli: Cl
         assert set(summary["states"]) == {"done"}
         assert at.repeated() <= UNDER_WAY
         assert_read(at)
-        assert at.runs() == [("interrupted", True), ("completed", True)]
+        assert at.runs()[-1] == ("completed", True)
         ended_so = Counter(at.history())
         assert ended_so.keys() == {("completed", None, True), ("failed", "interrupted", True)}
         assert ended_so["completed", None, True] == 6
