@@ -245,13 +245,11 @@ async def synced_since(
 async def begin_run(database: Database, conn: Connection, run_id: int, partners: Collection[int]) -> None:
     """Show that these partners' backfill is alive as long as this connection is; close runs that died without a word.
 
-    Nobody ever waits for these locks: they only tell.
+    In the transaction that opens the run, so that nobody sees it without its locks. Nobody ever waits for these: they
+    only tell.
     """
     running = await (
-        await conn.execute(
-            "select run_id from sync_runs where command = 'backfill' and status = 'running'"
-            " and started_at < now() - interval '1 minute'"  # a younger one may not have its lock yet
-        )
+        await conn.execute("select run_id from sync_runs where command = 'backfill' and status = 'running'")
     ).fetchall()
     await conn.execute("select pg_advisory_lock(%s)", [_run_key(database, run_id)])
     for timing_partner_id in partners:

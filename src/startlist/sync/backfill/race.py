@@ -93,6 +93,9 @@ class _Past:
             return await self._prepare() or await self._read()
         except psycopg.errors.ForeignKeyViolation:
             return self._removed()
+        except asyncio.CancelledError:
+            await self._interrupted()
+            raise
 
     async def _read(self) -> PastOutcome:
         try:
@@ -127,9 +130,6 @@ class _Past:
                     raise error
             except DatabaseError as shown:
                 return await self._fail("failed", shown, keep=True)
-        except asyncio.CancelledError:
-            await self._interrupted()
-            raise
 
     async def _prepare(self) -> PastOutcome | None:
         """Look where the race stands, under the claim; an outcome when there is nothing to do any more."""
@@ -372,7 +372,8 @@ class _Past:
         with suppress(psycopg.Error, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(2):
                 await self.conn.rollback()
-                await self.ledger.save_figures()
+                if self.history_id:
+                    await self.ledger.save_figures()
                 await history.close_interrupted(self.conn, *self.key, backfill=True)
 
 

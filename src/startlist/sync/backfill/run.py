@@ -92,8 +92,9 @@ async def _run(context: Context, options: Options, progress: BackfillProgress) -
     selected = (await open_credentials(context, options.timing_partner_id))[: options.first_partners]
     numbers = [own[0].timing_partner_id for own in selected]
     async with context.admin() as conn:
-        context.run_id = await history.open_run(conn, "backfill", "backfill")
-        await backfill.begin_run(context.database, conn, context.run_id, numbers)
+        async with conn.transaction():
+            context.run_id = await history.open_run(conn, "backfill", "backfill")
+            await backfill.begin_run(context.database, conn, context.run_id, numbers)
         if options.restart or options.retry:
             await (backfill.forget if options.restart else backfill.retry)(conn, numbers)
     summary = BackfillSummary(context.run_id, context.now())
