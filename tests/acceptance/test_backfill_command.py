@@ -296,7 +296,7 @@ def test_status_while_it_runs_after_a_kill_and_after_the_end(at: Scene, cli: Cli
     left = backfill_state(cli)["left"]
     assert f"the backfill of timing partner 1 (Peak Timing) stands still with {left} of 2 races left" in killed.stdout
     assert "startlist backfill goes on with it" in killed.stdout
-    assert "stands still since" in line_of(killed, "Peak Timing")
+    assert "stands still for" in line_of(killed, "Peak Timing")
     state = backfill_state(cli)
     assert state["running"] is False
     assert any("stands still" in problem for problem in cli("status", "--json").json["problems"])
