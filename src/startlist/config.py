@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,6 +61,29 @@ class Settings(BaseSettings):
     calls_per_hour: int = Field(1000, ge=1, le=1_000_000, description="Calls of each credential per rolling hour.")
     concurrent_calls: int = Field(2, ge=1, le=64, description="Calls under way at once, of all processes.")
     timezone: str | None = Field(None, description="Zone of the daily times; none: the machine's.")
+    worker_passes: int = Field(8, ge=1, le=64, description="Races that one `serve` or `worker` reads at once.")
+    cadence_race_seconds: int = Field(60, ge=1, le=86400, description="Between two passes on race day.")
+    cadence_near_seconds: int = Field(900, ge=1, le=86400, description="The day before, and the hours after.")
+    cadence_evening_seconds: int = Field(3600, ge=1, le=86400, description="Until the next day.")
+    cadence_routine_seconds: int = Field(14400, ge=1, le=86400, description="Long before a start.")
+    cadence_over_seconds: int = Field(86400, ge=1, le=86400, description="When the race is over.")
+    cadence_near_hours: int = Field(24, ge=0, le=240, description="Before the first start: from then on near.")
+    cadence_race_hours: int = Field(4, ge=0, le=48, description="Before the first start: from then on race day.")
+    cadence_race_hours_after: int = Field(1, ge=0, le=48, description="After the last start: the end of race day.")
+    cadence_near_hours_after: int = Field(6, ge=0, le=240, description="After the last start: the end of near.")
+    cadence_evening_hours_after: int = Field(24, ge=0, le=240, description="After the last start: then it is over.")
+    cadence_days_after: int = Field(8, ge=1, le=365, description="Days after its end that an event is kept fresh.")
+    cadence_week_days: int = Field(7, ge=0, le=60, description="Before the first start: from then on race week.")
+    full_race_minutes: int = Field(10, ge=1, description="Age of the last full pass, on race day; one page.")
+    full_week_minutes: int = Field(240, ge=1, description="The same in race week.")
+    full_routine_minutes: int = Field(1440, ge=1, description="The same at other times.")
+    full_large_race_minutes: int = Field(60, ge=1, description="On race day; more than one page.")
+    full_large_week_minutes: int = Field(720, ge=1, description="The same in race week.")
+    full_large_routine_minutes: int = Field(1440, ge=1, description="The same at other times.")
+    record_race_minutes: int = Field(15, ge=1, description="Age of the race's own record, on race day.")
+    record_near_minutes: int = Field(60, ge=1, description="The same the day before, and the hours after.")
+    record_routine_minutes: int = Field(1440, ge=1, description="The same at other times.")
+    retry_seconds: int = Field(900, ge=1, le=86400, description="The longest wait after failures.")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least level that is logged.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="`json` for machines.")
     log_file: Path | None = Field(None, description="A rotating file instead of stderr.")
@@ -140,6 +164,17 @@ class Settings(BaseSettings):
                 "STARTLIST_API_REGISTRATION and STARTLIST_API_REGISTRATION_SECRET: set both or neither;"
                 " RunSignup refuses every call that carries half a caller registration"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nested_periods(self) -> Settings:
+        names = [f"cadence_{name}_seconds" for name in ("race", "near", "evening", "routine", "over")]
+        for name, longer in pairwise(names):
+            if getattr(self, longer) % getattr(self, name):
+                raise ValueError(
+                    f"STARTLIST_{longer.upper()}: must be a multiple of STARTLIST_{name.upper()}"
+                    f" ({getattr(self, name)}), so that no race is late where one cadence meets the next"
+                )
         return self
 
 

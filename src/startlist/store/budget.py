@@ -6,10 +6,28 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import IntEnum
 
 from startlist.errors import CredentialRemoved
 from startlist.store.database import Connection, translated
 from startlist.store.partners import Credential
+
+
+class Rank(IntEnum):
+    """How pressing a call is; what typed commands ask ranks as race day does."""
+
+    BACKFILL = 0
+    ROUTINE = 1
+    RACE_WEEK = 2
+    RACE_DAY = 3
+
+    @property
+    def share(self) -> float:
+        """The part of the hour's calls, those of everybody, below which this rank may make one."""
+        return _SHARES[self]
+
+
+_SHARES = {Rank.BACKFILL: 0.7, Rank.ROUTINE: 0.85, Rank.RACE_WEEK: 0.95, Rank.RACE_DAY: 1.0}
 
 
 @dataclass(frozen=True)

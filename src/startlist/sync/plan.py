@@ -88,14 +88,19 @@ def wanted_events(stored: StoredRace | None, sent: Iterable[Race], options: Opti
 
 def counts(event: Event | StoredEvent, days: int, now: datetime, *, listed: bool) -> bool:
     """Whether an event is still kept fresh: until `days` calendar days after its end, in its own zone."""
+    until = counts_until(event, days)
+    return listed if event.start_time is None else until is None or now < until
+
+
+def counts_until(event: Event | StoredEvent, days: int) -> datetime | None:
+    """The instant from which on an event is not kept fresh any more; None: it is not known, or it never comes."""
     if event.start_time is None:
-        return listed
+        return None
     end = max(event.end_time, event.start_time) if event.end_time else event.start_time
-    zone = ZoneInfo(event.timezone)
     try:
-        return now < (end.astimezone(zone) + timedelta(days=days)).astimezone(UTC)
+        return (end.astimezone(ZoneInfo(event.timezone)) + timedelta(days=days)).astimezone(UTC)
     except OverflowError:  # the year 9999 is how some say "never"
-        return True
+        return None
 
 
 def needs_record(stored: StoredRace | None, listed: Race | None, next_start: datetime, now: datetime) -> str | None:

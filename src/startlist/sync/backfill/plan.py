@@ -8,11 +8,12 @@ from datetime import UTC, date, datetime
 
 from startlist.runsignup import Event, Race
 from startlist.store.backfill import Progress
+from startlist.store.budget import Rank
 from startlist.store.races import StoredEvent, StoredRace
 from startlist.sync.backfill.window import Window
 from startlist.sync.plan import counts
 
-SHARE = 0.7  # of the hour's calls: the rest is for races that are coming
+SHARE = Rank.BACKFILL.share  # of the hour's calls: the rest is for races that are coming
 FAR_BACK = date(1990, 1, 1)  # before anybody registered on the web
 KEPT_FRESH_DAYS = 1  # how long after its end an event is the sync's
 CALLS_OF_A_RACE = 3  # its record, its participants, its removed list: more only where it is large

@@ -1,0 +1,1 @@
+"""The scheduler: when each race is read, and the workers that read it."""
