@@ -64,6 +64,8 @@ COMMANDS = (
     Command("demo", "The whole thing on a local RunSignup, from nothing.", TRY, "startlist.cli.demo", "demo"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
     Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
+    Command("serve", "Keep all races fresh: scheduler and worker.", SYNC, "startlist.cli.serve", "serve"),
+    Command("worker", "One more worker beside a scheduler.", SYNC, "startlist.cli.serve", "worker"),
     Command("backfill", "Read what is over: the races' past, once.", SYNC, "startlist.cli.backfill", "backfill"),
     Command("races", "What is stored: races, registrations, as of when.", READ, "startlist.cli.races", "races"),
     Command("find", "Find registrations by bib or name.", READ, "startlist.cli.races", "find"),

@@ -18,7 +18,8 @@ FILE_BYTES = 10_000_000
 FILES = 5
 
 # httpx2 logs whole URLs, httpcore2 headers: both carry secrets. The others say nothing a timer needs.
-_QUIET = ("httpx2", "httpcore2", "httpx", "httpcore", "alembic", "psycopg", "uvicorn.access", "asyncio")
+_QUIET = ("httpx2", "httpcore2", "httpx", "httpcore", "alembic", "psycopg", "procrastinate", "uvicorn.access",
+          "asyncio")  # fmt: skip
 
 
 class _File(logging.handlers.RotatingFileHandler):

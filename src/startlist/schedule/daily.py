@@ -1,4 +1,7 @@
-"""The daily times: when race lists are read, and when every race is read whatever its cadence. Pure."""
+"""The daily times: when race lists are read, and when every race is read whatever its cadence. Pure.
+
+A zone that is None is the machine's own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ DISCOVERY = (time(6, 0), time(18, 0))  # race lists are looked at for new races
 LISTINGS = (BASE, *DISCOVERY)
 
 
-def latest(now: datetime, times: tuple[time, ...], zone: tzinfo) -> datetime:
+def latest(now: datetime, times: tuple[time, ...], zone: tzinfo | None) -> datetime:
     """The last of these times of day that has come, as an instant."""
     today = now.astimezone(zone).date()
     return max(
@@ -17,7 +20,7 @@ def latest(now: datetime, times: tuple[time, ...], zone: tzinfo) -> datetime:
     )
 
 
-def upcoming(now: datetime, times: tuple[time, ...], zone: tzinfo) -> datetime:
+def upcoming(now: datetime, times: tuple[time, ...], zone: tzinfo | None) -> datetime:
     """The next of these times of day, as an instant."""
     today = now.astimezone(zone).date()
     return min(
@@ -25,6 +28,6 @@ def upcoming(now: datetime, times: tuple[time, ...], zone: tzinfo) -> datetime:
     )
 
 
-def _instant(day: date, at: time, zone: tzinfo) -> datetime:
+def _instant(day: date, at: time, zone: tzinfo | None) -> datetime:
     """A local time as an instant: one that a clock change skips comes as much later, a repeated one is the first."""
     return datetime.combine(day, at, zone).astimezone(UTC)

@@ -170,6 +170,25 @@ async def calls_left(conn: Connection, credential: Credential, share: float = 1.
     return max(0, calls_of_share(credential.calls_per_hour, share) - (int(row[0]) if row else 0))
 
 
+async def free_at(conn: Connection, credential: Credential, share: float) -> datetime | None:
+    """When a pass may begin again, by the hour and by pauses; None when it may now, or the credential was removed."""
+    query = """
+        select f.free_at
+        from partner_provider_credentials c
+        cross join lateral (
+            select greatest(c.paused_until, (
+                select a.reserved_at + interval '3605 seconds' from api_calls a
+                where a.credential_id = c.credential_id
+                order by a.reserved_at desc offset %s limit 1)) as free_at
+        ) f
+        where c.credential_id = %s and f.free_at > clock_timestamp()
+    """
+    limit = calls_of_share(credential.calls_per_hour, share)
+    with translated():
+        row = await (await conn.execute(query, [limit - min(2, limit), credential.credential_id])).fetchone()
+    return row[0] if row else None
+
+
 async def usual_seconds(conn: Connection) -> float | None:
     """The median length of the newest thousand calls, in seconds; None when none was made."""
     query = """

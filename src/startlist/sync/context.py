@@ -20,7 +20,7 @@ from startlist.store import history
 from startlist.store.database import Connection, Database, translated
 from startlist.store.lanes import Lanes
 from startlist.store.partners import Credential
-from startlist.sync.gate import BudgetGate, Hours, utc_now
+from startlist.sync.gate import LONGEST_WAIT, BudgetGate, Hours, utc_now
 from startlist.sync.progress import Progress
 
 log = structlog.get_logger()
@@ -84,6 +84,7 @@ class Context:
         *,
         share: float = 1.0,
         hours: Hours | None = None,
+        patience: float = LONGEST_WAIT,
         on_call: Callable[[int], None] = lambda calls_left: None,
     ) -> BudgetGate:
         """The gate of one pass or one question: counts its calls, wants two free ones before the first."""
@@ -93,6 +94,7 @@ class Context:
             run_id=self.run_id,
             share=share,
             hours=hours,
+            patience=patience,
             now=self.now,
             sleep=self.sleep,
             on_call=on_call,

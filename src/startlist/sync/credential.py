@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -32,7 +32,7 @@ from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.store.sealing import open_key_ring
 from startlist.sync.context import Context
-from startlist.sync.gate import BudgetGate, Hours
+from startlist.sync.gate import LONGEST_WAIT, BudgetGate, Hours
 from startlist.sync.job import Means
 from startlist.sync.race import PATIENCE
 
@@ -84,6 +84,7 @@ class CredentialInUse:
         list_from: date,
         share: float = 1.0,
         hours: Hours | None = None,
+        patience: float = LONGEST_WAIT,
     ) -> None:
         self.context = context
         self.credential = credential
@@ -97,6 +98,7 @@ class CredentialInUse:
         self._list_from = list_from
         self._share = share
         self._hours = hours
+        self._patience = patience
 
     @property
     def key(self) -> tuple[int, int]:
@@ -118,7 +120,9 @@ class CredentialInUse:
         )
 
     def _gate(self) -> BudgetGate:
-        return self.context.gate(self.credential, share=self._share, hours=self._hours, on_call=self._called)
+        return self.context.gate(
+            self.credential, share=self._share, hours=self._hours, patience=self._patience, on_call=self._called
+        )
 
     def _called(self, calls_left: int) -> None:
         self.calls_left = calls_left
@@ -266,8 +270,11 @@ class CredentialInUse:
             await self.judge(total.error)
         return total
 
-    async def judge(self, error: Exception) -> None:
-        """Whether this error is the credential's: code 6, or three races that answered 7 with no success between."""
+    async def judge(self, error: Exception, listed: Collection[int] | None = None) -> None:
+        """Whether this error is the credential's: code 6, or three races that answered 7 with no success between.
+
+        `listed`: the races that it lists, where this run has not read its list.
+        """
         if isinstance(error, CredentialRemoved):
             self.refuse(str(error))
         elif isinstance(error, CredentialRefused):
@@ -275,7 +282,7 @@ class CredentialInUse:
         elif isinstance(error, PermissionDenied) and not self.refusal:
             async with self.context.admin() as conn:
                 refused = await budget.refused_races(conn, self.key[1])
-            if budget.refusals_stop(refused, self.listed):
+            if budget.refusals_stop(refused, self.listed if listed is None else listed):
                 await self._stop(
                     f"{len(refused)} races answered: permission denied; the key or its secret may be wrong"
                 )

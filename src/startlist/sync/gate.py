@@ -40,7 +40,7 @@ class BudgetGate:
 
     `share` is the part of the hour's calls, those of everybody, below which this class may make one. The first call of
     a pass is granted only while two are free, so that both feeds can be asked. `calls` counts the attempts sent;
-    `on_call` hears of each, and how many calls the share has left.
+    `on_call` hears of each, and how many calls the share has left. `patience`: the longest wait, in seconds.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class BudgetGate:
         run_id: int | None = None,
         share: float = 1.0,
         hours: Hours | None = None,
+        patience: float = LONGEST_WAIT,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_call: Callable[[int], None] = lambda calls_left: None,
@@ -61,6 +62,7 @@ class BudgetGate:
         self._run_id = run_id
         self._share = share
         self._hours = hours
+        self._patience = patience
         self._now = now
         self._sleep = sleep
         self._on_call = on_call
@@ -70,7 +72,7 @@ class BudgetGate:
     async def attempt(self, endpoint: str, race_id: int | None) -> AsyncIterator[Attempt]:
         """One attempt at a call.
 
-        Raises `BudgetSpent` when it would have to wait for more than five seconds or for its hours, `CredentialRefused`
+        Raises `BudgetSpent` when it would have to wait longer than its patience or for its hours, `CredentialRefused`
         when there is no secret to call with.
         """
         if self._credential.secret is None:
@@ -113,7 +115,7 @@ class BudgetGate:
             if isinstance(answer, Reservation):
                 self._begun = True
                 return lane, answer
-            if slept + answer.seconds > LONGEST_WAIT:
+            if slept + answer.seconds > self._patience:
                 raise self._spent(answer)
             slept += answer.seconds
             await self._sleep(answer.seconds)

@@ -28,7 +28,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked of a run."""
+    """What the user, or the schedule, asked of a run.
+
+    `full_every` and `record_every` are the schedule's: how old the last full pass and the race's own record may be.
+    """
 
     timing_partner_id: int | None = None
     race_id: int | None = None
@@ -36,6 +39,8 @@ class Options:
     incremental_days: int = 7
     include_past_days: int = 1
     accept_missing: bool = False
+    full_every: timedelta | None = None
+    record_every: timedelta | None = None
 
     def list_from(self, now: datetime) -> date:
         """The first day whose races are listed, in RunSignup's own zone."""
@@ -103,14 +108,26 @@ def counts_until(event: Event | StoredEvent, days: int) -> datetime | None:
         return None
 
 
-def needs_record(stored: StoredRace | None, listed: Race | None, next_start: datetime, now: datetime) -> str | None:
-    """Why a race's own record is to be read before its pass, or None: the list has its most current events only."""
+def needs_record(
+    stored: StoredRace | None,
+    listed: Race | None,
+    next_start: datetime,
+    now: datetime,
+    every: timedelta | None = None,
+) -> str | None:
+    """Why a race's own record is to be read before its pass, or None: the list has its most current events only.
+
+    `every`: how old it may be, where a schedule says so.
+    """
     if stored is None:
         return "new race"
     if stored.record_read_at is None and listed is not None:
         return "record never read"  # a backfill has stored the race, or the list alone
     if listed is not None and listed.last_modified != stored.last_modified:
         return "race changed"
+    if every is not None:
+        age = None if stored.record_read_at is None else now - stored.record_read_at
+        return "its record is due" if age is None or age >= every else None
     if stored.record_read_at is not None and now - stored.record_read_at < RECORD_IS_FRESH:
         return None
     if listed is None and not stored.has_events:
@@ -132,14 +149,19 @@ def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datet
         return Decision(Kind.FULL, "new event " + ", ".join(map(str, uncovered)))
     if cursor.last_fallback_at is not None and now - cursor.last_fallback_at < timedelta(hours=1):
         return Decision(Kind.FULL, "an incremental pass failed within the last hour")
-    interval = timedelta(days=options.incremental_days)
+    interval = options.full_every if options.full_every is not None else timedelta(days=options.incremental_days)
     if cursor.suspicion is not None:
         if now >= suspicion_retry_at(cursor.suspicion, interval):
             return Decision(Kind.FULL, "registrations were suspiciously absent: asking again")
     elif cursor.last_full_at is None or now - cursor.last_full_at > interval:
-        return Decision(Kind.FULL, f"last full pass more than {options.incremental_days} days ago")
+        return Decision(Kind.FULL, f"last full pass more than {_span(interval)} ago")
     since = datetime.fromtimestamp(cursor.participants_watermark, UTC)
     return Decision(Kind.INCREMENTAL, f"changes since {since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _span(interval: timedelta) -> str:
+    minutes = interval // timedelta(minutes=1)
+    return f"{interval.days} days" if interval >= timedelta(days=2) else f"{minutes} minutes"
 
 
 def suspicion_retry_at(suspicion: dict[str, Any], interval: timedelta) -> datetime:

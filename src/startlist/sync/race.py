@@ -165,7 +165,9 @@ class _Pass:
     async def _read_record(self) -> None:
         """Read the race's own record if that is due. A race that is known is synced even when this fails."""
         job = self.job
-        due = needs_record(self.stored, job.listed, self.wanted.next_start, self.means.now())
+        due = needs_record(
+            self.stored, job.listed, self.wanted.next_start, self.means.now(), job.options.record_every
+        )  # fmt: skip
         if due and self.record is None:
             everything = job.listed is None  # asked for by its number: which of its events count is not known yet
             try:

@@ -10,6 +10,7 @@ from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, read_by_one
+from startlist.sync.gate import LONGEST_WAIT
 from startlist.sync.job import Job, Outcome
 from startlist.sync.plan import Options, Wanted, needs_record, wanted_events
 from startlist.sync.race import run_pass
@@ -30,8 +31,18 @@ class Planned:
 class CredentialWork(CredentialInUse):
     """One credential in one sync."""
 
-    def __init__(self, context: Context, options: Options, credential: Credential, summary: PartnerSummary) -> None:
-        super().__init__(context, credential, summary, list_from=options.list_from(context.now()))
+    def __init__(
+        self,
+        context: Context,
+        options: Options,
+        credential: Credential,
+        summary: PartnerSummary,
+        *,
+        share: float = 1.0,
+        patience: float = LONGEST_WAIT,
+    ) -> None:
+        list_from = options.list_from(context.now())
+        super().__init__(context, credential, summary, list_from=list_from, share=share, patience=patience)
         self.options = options
         self.summary = summary
         self.planned: list[Planned] = []

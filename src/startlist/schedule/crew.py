@@ -1,0 +1,94 @@
+"""What all jobs of one worker share: the run's context, the rhythm, the key that opens secrets, how much is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from datetime import tzinfo
+
+from startlist.errors import CallerRefused
+from startlist.schedule.cadence import Rhythm, stretch_factor
+from startlist.store import budget, partners, schedule
+from startlist.store.budget import Rank
+from startlist.store.database import Connection
+from startlist.store.partners import Credential
+from startlist.store.schedule import Demand
+from startlist.store.sealing import KeyRing
+from startlist.sync.context import Context
+from startlist.sync.progress import Progress
+
+CALLS_OF_A_PASS = 2.0
+USUAL_SECONDS = 0.2  # of a call, where none was made yet
+LOOK_AGAIN = 15.0  # seconds for which the demand of all races is taken as known
+
+
+class Stopping(Progress):
+    """Ends passes after the page they are at, once the worker is told to stop."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    def page_stored(self, timing_partner_id: int, race_id: int, rows: int) -> None:
+        """The page is committed: a pass that is ended here has lost nothing."""
+        task = asyncio.current_task()
+        if self.stopping and task is not None:
+            task.cancel()
+
+
+class Crew:
+    """Open while a worker's connections are. `jitter` gives numbers from 0 to 1, `elapsed` seconds that never jump."""
+
+    def __init__(
+        self,
+        context: Context,
+        ring: KeyRing,
+        zone: tzinfo | None,
+        *,
+        jitter: Callable[[], float] = random.random,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.context = context
+        self.rhythm = Rhythm.of(context.settings)
+        self.zone = zone
+        self.jitter = jitter
+        self.refused: CallerRefused | None = None
+        self.broken = asyncio.Event()  # set once no call of anybody can succeed
+        self._ring = ring
+        self._elapsed = elapsed
+        self._asked: tuple[float, list[Demand], float] | None = None
+
+    def give_up(self, error: CallerRefused) -> None:
+        """No call of anybody can succeed: the worker ends."""
+        self.refused = error
+        self.broken.set()
+
+    async def credentials(self, conn: Connection, timing_partner_id: int) -> list[Credential]:
+        """A partner's credentials, opened."""
+        return await partners.credentials(
+            conn, self._ring, self.context.settings, timing_partner_id=timing_partner_id
+        )  # fmt: skip
+
+    async def stretch(self, conn: Connection, credential: Credential) -> float:
+        """By how much the periods of this credential's races are lengthened, so that all calls find room."""
+        now = self._elapsed()
+        if self._asked is None or now - self._asked[0] >= LOOK_AGAIN:
+            self._asked = (now, await schedule.demand(conn), await budget.usual_seconds(conn) or USUAL_SECONDS)
+        _, wanted, seconds = self._asked
+        own = [one for one in wanted if one.credential_id == credential.credential_id]
+        lanes = self.context.settings.concurrent_calls * 3600 / seconds
+        by_budget = stretch_factor(*calls_an_hour(own), credential.calls_per_hour)
+        return max(by_budget, stretch_factor(*calls_an_hour(wanted), lanes))
+
+
+def calls_an_hour(wanted: list[Demand]) -> tuple[float, float]:
+    """The calls that race day and race week ask for in an hour, and those of routine."""
+    pressing = routine = 0.0
+    for one in wanted:
+        calls = one.races * CALLS_OF_A_PASS * 3600 / one.period_seconds
+        if one.rank == schedule.name(Rank.ROUTINE):
+            routine += calls
+        else:
+            pressing += calls
+    return pressing, routine

@@ -1,0 +1,225 @@
+"""One turn of one race in the schedule: see whether it is due, have it read, plan its next turn in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from startlist.errors import CallerRefused, CredentialRefused, DatabaseError, PermissionDenied, Retry, StartlistError
+from startlist.schedule.cadence import Cadence, CountingEvent, Due
+from startlist.schedule.crew import Crew
+from startlist.store import budget, cursors, races, schedule
+from startlist.store.budget import Rank
+from startlist.store.database import Connection
+from startlist.store.partners import Credential
+from startlist.store.races import StoredEvent, StoredRace
+from startlist.store.schedule import Standing
+from startlist.sync.credential import CredentialInUse
+from startlist.sync.job import Job, Outcome
+from startlist.sync.plan import Options, counts, counts_until, suspicion_retry_at
+from startlist.sync.race import run_pass
+
+log = structlog.get_logger()
+
+PAGE_ROWS = 2_500
+HELD_AGAIN = timedelta(minutes=1)  # when a race is looked at again that another run holds
+FURTHEST = timedelta(days=1)
+IN_LINE = {Rank.ROUTINE: 60.0, Rank.RACE_WEEK: 15.0}  # seconds over which races spread that wait for the same call
+
+
+@dataclass(slots=True)
+class Told:
+    """What a turn has to say of a credential goes to the log only."""
+
+    errors: list[str]
+    other_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is known before a pass. `share` is that of the hour's calls."""
+
+    standing: Standing
+    credentials: list[Credential]
+    options: Options
+    share: float
+    stretch: float
+
+
+class RaceTurn:
+    """A race's turn; nothing of it is kept but what stands in the database."""
+
+    def __init__(self, crew: Crew, timing_partner_id: int, race_id: int) -> None:
+        self.crew = crew
+        self.context = crew.context
+        self.key = (timing_partner_id, race_id)
+
+    async def take(self) -> None:
+        """Read the race if it is due, and plan its next turn. Cancelled, it stays due."""
+        stretch = 1.0
+        outcome: Outcome | None = None
+        try:
+            found = await self._prepare()
+            if found is None:
+                return
+            stretch = found.stretch
+            outcome = await self._read(found)
+        except CallerRefused as error:
+            self.crew.give_up(error)
+        except StartlistError as error:  # of the database, most likely
+            log.warning("race.failed", timing_partner_id=self.key[0], race_id=self.key[1], message=str(error))
+        except Exception:  # the outermost loop around a pass: one race's fault must not stop the others
+            log.exception("race.failed", timing_partner_id=self.key[0], race_id=self.key[1])
+        await self._plan(outcome, stretch)
+
+    # -- before ----------------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> _Plan | None:
+        """What is to be done now; None when there is nothing to do, or no call may be made yet."""
+        async with self.context.admin() as conn:
+            standing = await schedule.standing(conn, *self.key)
+            if standing is None or not standing.due:
+                return None
+            stored = await self._stored(conn, standing.now)
+            if stored is None or stored.gone_at is not None:
+                await schedule.plan(conn, *self.key, at=None)
+                return None
+            cadence, now = self._cadence(stored, ()), standing.now
+            undated = undated_events(stored)
+            period = cadence.period(now)
+            if period is None and not undated and stored.has_events:
+                await schedule.plan(conn, *self.key, at=None)
+                return None
+            credentials = await self._usable(conn, stored)
+            if not credentials:
+                return None  # it stays due until there is one
+            stretch = await self.crew.stretch(conn, credentials[0])
+            rank = cadence.rank(now)
+            # Who has had no pass for two periods is served like race day: so no race starves.
+            overdue = timedelta(seconds=2 * (period or self.crew.rhythm.routine) * stretch)
+            late = standing.completed_at is None or now - standing.completed_at > overdue
+            share = Rank.RACE_DAY.share if late else rank.share
+            free_at = await budget.free_at(conn, credentials[0], share)
+            if free_at is not None:
+                await self._wait_in_line(conn, free_at, rank, period, stretch, standing)
+                return None
+            days = self.crew.rhythm.days_after
+            wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
+            large = await schedule.has_rows(conn, self.key[0], wanted, PAGE_ROWS)
+        options = Options(
+            include_past_days=days,
+            full_every=cadence.full_every(now, fits_one_page=not large, stretch=stretch),
+            # Whether RunSignup still lists an event without a start is seen in the record only.
+            record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now),
+        )
+        return _Plan(standing, credentials, options, share, stretch)
+
+    async def _wait_in_line(
+        self, conn: Connection, until: datetime, rank: Rank, period: float | None, stretch: float, standing: Standing
+    ) -> None:
+        spread = timedelta(seconds=IN_LINE.get(rank, 0.0) * self.crew.jitter())
+        await schedule.plan(
+            conn, *self.key, at=until + spread, rank=rank, period=period, stretch=stretch, failures=standing.failures
+        )  # fmt: skip
+        log.info("race.waiting", timing_partner_id=self.key[0], race_id=self.key[1], until=until.isoformat())
+
+    async def _usable(self, conn: Connection, stored: StoredRace) -> list[Credential]:
+        """The partner's credentials that are not stopped, the one that reads this race first."""
+        found = [c for c in await self.crew.credentials(conn, self.key[0]) if c.stopped_at is None]
+        return sorted(found, key=lambda credential: credential.credential_id != stored.credential_id)
+
+    async def _stored(self, conn: Connection, now: datetime) -> StoredRace | None:
+        since = now - timedelta(days=self.crew.rhythm.days_after + 2)
+        return (await races.stored_races(conn, *self.key, ended_after=since)).get(self.key[1])
+
+    def _cadence(self, stored: StoredRace, listed: Collection[int]) -> Cadence:
+        events = [
+            CountingEvent(e.start_time, e.race_day, counts_until(e, self.crew.rhythm.days_after))
+            for e in stored.events
+            if e.gone_at is None and (e.start_time is not None or e.event_id in listed)
+        ]
+        return Cadence(*self.key, events, self.crew.rhythm)
+
+    # -- the pass --------------------------------------------------------------------------------------------------
+
+    async def _read(self, found: _Plan) -> Outcome:
+        """With its own credential; on a refusal once with each other one that the partner has."""
+        partner, race_id = self.key
+        outcome: Outcome | None = None
+        for credential in found.credentials:
+            with_it = CredentialInUse(
+                self.context, credential, Told([]),
+                list_from=found.standing.now.date(), share=found.share, patience=0,
+            )  # fmt: skip
+            job = Job(
+                partner, credential.credential_id, race_id, None, found.options, resume=found.standing.waited
+            )  # fmt: skip
+            outcome = await run_pass(job, with_it.means(race_id))
+            if outcome.error is not None:
+                await with_it.judge(outcome.error, await self._others(credential, outcome.error))
+            if not isinstance(outcome.error, PermissionDenied):
+                if outcome.error is None and credential is not found.credentials[0]:
+                    async with self.context.admin() as conn:
+                        await schedule.use_credential(conn, *self.key, credential.credential_id)
+                break
+        assert outcome is not None  # noqa: S101  # there is a credential
+        return outcome
+
+    async def _others(self, credential: Credential, error: StartlistError) -> Collection[int]:
+        """The races that a refused credential reads."""
+        if not isinstance(error, PermissionDenied):
+            return ()
+        async with self.context.admin() as conn:
+            return await schedule.races_of(conn, credential.credential_id)
+
+    # -- after -----------------------------------------------------------------------------------------------------
+
+    async def _plan(self, outcome: Outcome | None, stretch: float) -> None:
+        """Plan the next turn from what is stored now: the pass may have moved a start."""
+        async with self.context.admin() as conn, conn.transaction():
+            standing = await schedule.standing(conn, *self.key, lock=True)
+            if standing is None:
+                return  # the partner was removed
+            stored = await self._stored(conn, standing.now)
+            if stored is None or stored.gone_at is not None:
+                await schedule.plan(conn, *self.key, at=None)
+                return
+            if outcome is not None and isinstance(outcome.error, CredentialRefused):
+                return  # due, until its credential is accepted again or there is another one
+            cadence = self._cadence(stored, () if outcome is None else outcome.event_ids)
+            failed = outcome is None or outcome.status == "failed"
+            failures = standing.failures + 1 if failed else 0
+            due = self._next(cadence, standing.now, outcome, failures, stretch)
+            if due is None:
+                await schedule.plan(conn, *self.key, at=None, failures=failures)
+                return
+            at = min(due.at, standing.now + FURTHEST)
+            cursor = await cursors.load_cursor(conn, *self.key)
+            if cursor.suspicion is not None and not failed:
+                again = suspicion_retry_at(cursor.suspicion, FURTHEST)
+                at = min(at, max(again, standing.now + timedelta(seconds=1)))
+            await schedule.plan(
+                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures
+            )  # fmt: skip
+
+    def _next(
+        self, cadence: Cadence, now: datetime, outcome: Outcome | None, failures: int, stretch: float
+    ) -> Due | None:
+        due = cadence.next_due(now, stretch)
+        if due is None:
+            return None
+        if outcome is None or (outcome.status == "failed" and isinstance(outcome.error, Retry | DatabaseError)):
+            return cadence.retry_at(now, failures, self.crew.jitter(), stretch)
+        if outcome.until is not None:  # its calls are used up: no cadence helps
+            return replace(due, at=outcome.until, rank=cadence.rank(now))
+        if outcome.status == "skipped":
+            return replace(due, at=min(due.at, now + HELD_AGAIN))
+        return due
+
+
+def undated_events(stored: StoredRace) -> list[StoredEvent]:
+    """Events without a readable start that are not gone."""
+    return [event for event in stored.events if event.gone_at is None and event.start_time is None]

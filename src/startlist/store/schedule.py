@@ -1,0 +1,356 @@
+"""The schedule in the database: which races are due, when each is due next, which race lists are to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+
+from psycopg.rows import class_row
+
+from startlist.store.budget import Rank
+from startlist.store.database import Connection, Database
+
+MOST_DUE = 1_000  # races of one tick; the others come a second later
+LONGEST = "1 day 1 minute"  # nothing is planned further off than this, unless the clock was set back
+
+
+@dataclass(frozen=True, slots=True)
+class DueRace:
+    """A race that is due and not queued; `rank` when it was planned."""
+
+    timing_partner_id: int
+    race_id: int
+    rank: str
+
+    @property
+    def key(self) -> str:
+        """The name under which the race is queued, once at a time."""
+        return f"race:{self.timing_partner_id}:{self.race_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a race stands in the schedule. `now` is the database's clock; `due`: it is to be read now.
+
+    `waited`: its last pass was put off. `completed_at`: when its last complete pass ended.
+    """
+
+    now: datetime
+    credential_id: int | None
+    gone_at: datetime | None
+    known: bool
+    due: bool
+    failures: int
+    waited: bool
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many races of one rank and period a credential reads."""
+
+    credential_id: int | None
+    rank: str
+    period_seconds: int
+    races: int
+
+
+# The queue's own table tells what is queued or under way: nothing else could be forgotten or left behind.
+DUE: LiteralString = """
+with due as (
+    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors where next_sync_at <= clock_timestamp()
+    union
+    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
+    where next_sync_at is not null and planned_at > clock_timestamp()
+    union
+    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
+    where next_sync_at > clock_timestamp() + %(longest)s::interval
+)
+select timing_partner_id, race_id, coalesce(rank, 'routine') as rank
+from due
+where exists (select from partner_provider_credentials as k
+              where k.timing_partner_id = due.timing_partner_id and k.provider_id = 2 and k.stopped_at is null)
+  and not exists (select from procrastinate_jobs as j
+                  where j.queueing_lock = 'race:' || due.timing_partner_id || ':' || due.race_id and j.status = 'todo')
+  and not exists (select from procrastinate_jobs as j
+                  where j.lock = 'race:' || due.timing_partner_id || ':' || due.race_id and j.status = 'doing')
+order by array_position(array['race_day', 'race_week', 'routine'], rank), next_sync_at
+limit %(most)s
+"""
+
+STANDING: LiteralString = """
+select clock_timestamp() as now, r.credential_id, r.gone_at, r.race_id is not null as known,
+       c.next_sync_at is not null
+           and (c.next_sync_at <= clock_timestamp() or c.planned_at > clock_timestamp()
+                or c.next_sync_at > clock_timestamp() + %(longest)s::interval) as due,
+       c.failures,
+       coalesce((select h.reason = 'waiting' from sync_history as h
+                 where h.timing_partner_id = c.timing_partner_id and h.race_id = c.race_id
+                   and h.status not in ('running', 'skipped') and h.sync_type <> 'backfill'
+                 order by h.sync_history_id desc limit 1), false) as waited,
+       greatest(c.last_full_at, c.last_incremental_at) as completed_at
+from sync_cursors as c
+left join runsignup_races as r on r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id
+where c.timing_partner_id = %(partner)s and c.race_id = %(race)s
+"""
+
+PLAN: LiteralString = """
+update sync_cursors
+set next_sync_at = %(at)s, planned_at = clock_timestamp(), rank = %(rank)s, period_seconds = %(period)s,
+    stretch = %(stretch)s, failures = %(failures)s
+where timing_partner_id = %(partner)s and race_id = %(race)s
+"""
+
+# Roughly what counts: which events really do, the race's own job finds out.
+COUNTS: LiteralString = """
+    exists (select from runsignup_events as e
+            where e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id and e.gone_at is null
+              and coalesce(greatest(e.start_time, e.end_time) > now() - make_interval(days => %(days)s + 1), true))
+    or not exists (select from runsignup_events as e
+                   where e.timing_partner_id = r.timing_partner_id and e.race_id = r.race_id)
+"""
+
+ADOPT: LiteralString = (
+    """
+insert into sync_cursors as c (timing_partner_id, race_id, next_sync_at, planned_at, rank)
+select r.timing_partner_id, r.race_id, case when r.gone_at is null and ("""
+    + COUNTS
+    + """) then now() end, now(), 'race_week'
+from runsignup_races as r
+left join sync_cursors as k on k.timing_partner_id = r.timing_partner_id and k.race_id = r.race_id
+where k.planned_at is null
+order by r.timing_partner_id, r.race_id
+on conflict (timing_partner_id, race_id) do update
+set (next_sync_at, planned_at, rank) = (excluded.next_sync_at, excluded.planned_at, excluded.rank)
+where c.planned_at is null
+"""
+)
+
+WAKE: LiteralString = (
+    """
+update sync_cursors as c set next_sync_at = clock_timestamp(), planned_at = clock_timestamp()
+from runsignup_races as r
+where r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id and r.gone_at is null
+  and c.timing_partner_id = %(partner)s and (%(races)s::bigint[] is null or c.race_id = any(%(races)s::bigint[]))
+  and (c.next_sync_at is null or %(all)s and c.next_sync_at > clock_timestamp())
+  and ("""
+    + COUNTS
+    + ")"
+)
+
+RECORD_UNREAD: LiteralString = """
+update runsignup_races set record_read_at = null
+where timing_partner_id = %s and race_id = any(%s::bigint[]) and record_read_at is not null
+"""
+
+DEMAND: LiteralString = """
+select r.credential_id, c.rank, c.period_seconds, count(*)::int as races
+from sync_cursors as c
+join runsignup_races as r on r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id
+where c.next_sync_at is not null and c.rank is not null and c.period_seconds is not null
+group by r.credential_id, c.rank, c.period_seconds
+"""
+
+LISTS_DUE: LiteralString = """
+select distinct k.timing_partner_id
+from partner_provider_credentials as k
+where k.provider_id = 2
+  and (k.next_list_at is null or k.next_list_at <= clock_timestamp()
+       or k.next_list_at > clock_timestamp() + %(longest)s::interval)
+  and not exists (select from procrastinate_jobs as j
+                  where j.queueing_lock = 'list:' || k.timing_partner_id and j.status = 'todo')
+  and not exists (select from procrastinate_jobs as j
+                  where j.lock = 'list:' || k.timing_partner_id and j.status = 'doing')
+order by k.timing_partner_id
+"""
+
+OLDER_RUNS: LiteralString = """
+select run_id from sync_runs
+where trigger = 'schedule' and status = 'running' and started_at < now() - interval '10 seconds'
+"""
+
+HELD: LiteralString = """
+select (classid::bigint << 32) | objid::bigint from pg_locks
+where locktype = 'advisory' and objsubid = 1 and granted
+  and database = (select oid from pg_database where datname = current_database())
+"""
+
+CLOSE_DEAD_RUNS: LiteralString = """
+update sync_runs set status = 'interrupted', finished_at = now() where run_id = any(%s::bigint[]) and status = 'running'
+"""
+
+
+async def due_races(conn: Connection) -> list[DueRace]:
+    """What is due and not queued, the most pressing first; what a clock that was set back put too far off as well."""
+    async with conn.cursor(row_factory=class_row(DueRace)) as cursor:
+        await cursor.execute(DUE, {"longest": LONGEST, "most": MOST_DUE})
+        return await cursor.fetchall()
+
+
+async def standing(conn: Connection, timing_partner_id: int, race_id: int, *, lock: bool = False) -> Standing | None:
+    """Where a race stands; None when it or its partner was removed. `lock`: nobody else may plan it meanwhile."""
+    async with conn.cursor(row_factory=class_row(Standing)) as cursor:
+        query = STANDING + " for update of c" if lock else STANDING
+        await cursor.execute(query, {"partner": timing_partner_id, "race": race_id, "longest": LONGEST})
+        return await cursor.fetchone()
+
+
+async def plan(
+    conn: Connection,
+    timing_partner_id: int,
+    race_id: int,
+    *,
+    at: datetime | None,
+    rank: Rank | None = None,
+    period: float | None = None,
+    stretch: float = 1.0,
+    failures: int = 0,
+) -> None:
+    """Set when a race is due next (None: not until it has a new date), and what was known then."""
+    values = {"partner": timing_partner_id, "race": race_id, "at": at, "rank": None if rank is None else name(rank)}
+    await conn.execute(
+        PLAN,
+        values | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures},
+    )
+
+
+def name(rank: Rank) -> str:
+    """As the tables have it."""
+    return rank.name.lower()
+
+
+async def adopt(conn: Connection, days: int) -> int:
+    """Take up races that the schedule does not know yet, those with a counting event as due now; how many they are."""
+    return (await conn.execute(ADOPT, {"days": days})).rowcount
+
+
+async def wake(
+    conn: Connection, timing_partner_id: int, race_ids: Collection[int] | None, days: int, *, everything: bool = False
+) -> int:
+    """Make a partner's races due now that were not to be read any more and have a counting event again; or all."""
+    races = None if race_ids is None else sorted(race_ids)
+    values = {"partner": timing_partner_id, "races": races, "all": everything, "days": days}
+    return (await conn.execute(WAKE, values)).rowcount
+
+
+async def record_unread(conn: Connection, timing_partner_id: int, race_ids: Collection[int]) -> None:
+    """Have these races' own records read again with their next pass."""
+    await conn.execute(RECORD_UNREAD, [timing_partner_id, sorted(race_ids)])
+
+
+async def use_credential(conn: Connection, timing_partner_id: int, race_id: int, credential_id: int) -> None:
+    """Read the race with this credential from now on."""
+    await conn.execute(
+        "update runsignup_races set credential_id = %s where timing_partner_id = %s and race_id = %s",
+        [credential_id, timing_partner_id, race_id],
+    )
+
+
+async def races_of(conn: Connection, credential_id: int) -> list[int]:
+    """The races that a credential reads in the schedule."""
+    query = """
+        select r.race_id from runsignup_races as r
+        join sync_cursors as c on c.timing_partner_id = r.timing_partner_id and c.race_id = r.race_id
+        where r.credential_id = %s and c.next_sync_at is not null
+    """
+    return [row[0] for row in await (await conn.execute(query, [credential_id])).fetchall()]
+
+
+async def has_rows(conn: Connection, timing_partner_id: int, event_ids: Collection[int], rows: int) -> bool:
+    """Whether these events have at least so many active registrations; looks at no more than that."""
+    query = """
+        select count(*) from (
+            select from runsignup_participants
+            where timing_partner_id = %s and event_id = any(%s::bigint[]) and removed_at is null limit %s) as found
+    """
+    row = await (await conn.execute(query, [timing_partner_id, sorted(event_ids), rows])).fetchone()
+    return row is not None and row[0] >= rows
+
+
+async def demand(conn: Connection) -> list[Demand]:
+    """What the cadences of all races ask for together."""
+    async with conn.cursor(row_factory=class_row(Demand)) as cursor:
+        await cursor.execute(DEMAND)
+        return await cursor.fetchall()
+
+
+# -- race lists ------------------------------------------------------------------------------------------------------
+
+
+async def lists_due(conn: Connection) -> list[int]:
+    """The timing partners of whom a credential's race list is to be read now, unless that is queued."""
+    rows = await (await conn.execute(LISTS_DUE, {"longest": LONGEST})).fetchall()
+    return [row[0] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is known of the reading of a credential's race list."""
+
+    credential_id: int
+    failures: int
+    base_at: datetime | None
+
+
+async def listings(conn: Connection, timing_partner_id: int) -> dict[int, Listing]:
+    """A partner's credentials by id."""
+    query: LiteralString = """
+        select credential_id, list_failures as failures, base_at from partner_provider_credentials
+        where timing_partner_id = %s
+    """
+    async with conn.cursor(row_factory=class_row(Listing)) as cursor:
+        await cursor.execute(query, [timing_partner_id])
+        return {row.credential_id: row for row in await cursor.fetchall()}
+
+
+async def plan_list(
+    conn: Connection, credential_id: int, *, at: datetime, failures: int = 0, base: bool = False
+) -> None:
+    """Set when a credential's race list is read next; `base`: all its races have been made due."""
+    await conn.execute(
+        "update partner_provider_credentials set next_list_at = %s, list_failures = %s,"
+        " base_at = case when %s then clock_timestamp() else base_at end where credential_id = %s",
+        [at, failures, base, credential_id],
+    )
+
+
+# -- who is at work --------------------------------------------------------------------------------------------------
+
+
+async def lead(database: Database, conn: Connection) -> bool:
+    """Become the one that defers what is due, until this connection ends; False while another is."""
+    row = await (await conn.execute("select pg_try_advisory_lock(%s)", [leader_key(database)])).fetchone()
+    return bool(row and row[0])
+
+
+def leader_key(database: Database) -> int:
+    """The advisory lock of the scheduler that leads."""
+    return database.lock_key("scheduler")
+
+
+def run_key(database: Database, run_id: int) -> int:
+    """The advisory lock that a living worker holds; nobody ever waits for it."""
+    return database.lock_key("worker run", run_id)
+
+
+async def show_alive(database: Database, conn: Connection, run_id: int) -> None:
+    """Show that a worker's run goes on, as long as this connection does."""
+    await conn.execute("select pg_advisory_lock(%s)", [run_key(database, run_id)])
+
+
+async def close_dead_runs(database: Database, conn: Connection) -> list[int]:
+    """Close the runs of workers that ended without a word, and return them."""
+    rows = await (await conn.execute(OLDER_RUNS)).fetchall()
+    held = {key for (key,) in await (await conn.execute(HELD)).fetchall()}  # after the runs: they lock what they open
+    dead = [run_id for (run_id,) in rows if run_key(database, run_id) not in held]
+    if dead:
+        await conn.execute(CLOSE_DEAD_RUNS, [dead])
+    return dead
+
+
+async def has_queue(conn: Connection) -> bool:
+    """Whether the queue's tables are there."""
+    row = await (await conn.execute("select to_regclass('procrastinate_jobs') is not null")).fetchone()
+    return bool(row and row[0])
