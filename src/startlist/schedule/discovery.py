@@ -133,9 +133,10 @@ class PartnerTurn:
         async with self.context.admin() as conn, conn.transaction():
             woken = 0
             if proved:
-                if work.moved:
-                    await schedule.record_unread(conn, partner, work.moved)
-                    woken += await schedule.wake(conn, partner, work.moved, days, everything=True)
+                moved = work.moved - {race.race_id for race in work.summary.synced}  # those have read their record
+                if moved:
+                    await schedule.record_unread(conn, partner, moved)
+                    woken += await schedule.wake(conn, partner, moved, days, everything=True)
                 await schedule.adopt(conn, days)
                 woken += await schedule.wake(conn, partner, work.mine, days, everything=base)
             if proved or nothing_to_ask:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from procrastinate import App, Blueprint, JobContext, PsycopgConnector
+from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job, Status
 
@@ -22,22 +22,19 @@ from startlist.store.database import Database
 from startlist.store.schedule import DueRace
 
 QUEUE = "startlist"
+RACE, LIST = "startlist:race", "startlist:list"  # the tasks' names, which jobs in the queue carry
 CREW = "crew"  # under which a job finds what its worker shares
 CONNECTIONS = 4  # of the queue, in one process: it fetches, ends and listens
 
 PRIORITIES = {schedule.name(rank): int(rank) * 10 for rank in (Rank.ROUTINE, Rank.RACE_WEEK, Rank.RACE_DAY)}
 LIST_PRIORITY = PRIORITIES["race_week"] + 5
 
-tasks = Blueprint()
 
-
-@tasks.task(name="race", queue=QUEUE, pass_context=True)
 async def read_race(context: JobContext, timing_partner_id: int, race_id: int) -> None:
     """Read a race, if it is due."""
     await RaceTurn(_crew(context), timing_partner_id, race_id).take()
 
 
-@tasks.task(name="list", queue=QUEUE, pass_context=True)
 async def read_list(context: JobContext, timing_partner_id: int) -> None:
     """Read a timing partner's race lists."""
     await PartnerTurn(_crew(context), timing_partner_id).take()
@@ -55,7 +52,8 @@ def make_app(database: Database) -> App:
         kwargs=database.parameters("startlist queue"), min_size=1, max_size=CONNECTIONS, timeout=10, reconnect_timeout=5
     )
     app = App(connector=connector)
-    app.add_tasks_from(tasks, namespace="startlist")
+    for name, task in ((RACE, read_race), (LIST, read_list)):
+        app.task(name=name, queue=QUEUE, pass_context=True)(task)
     return app
 
 
@@ -71,7 +69,7 @@ async def make_tables(database: Database, app: App) -> None:
 
 async def defer_races(app: App, due: Sequence[DueRace]) -> None:
     """Queue races that are due."""
-    task = app.tasks["startlist:race"]
+    task = app.tasks[RACE]
     await _defer(
         app,
         [
@@ -85,7 +83,7 @@ async def defer_races(app: App, due: Sequence[DueRace]) -> None:
 
 async def defer_lists(app: App, partners: Sequence[int]) -> None:
     """Queue the reading of these partners' race lists."""
-    task = app.tasks["startlist:list"]
+    task = app.tasks[LIST]
     await _defer(
         app,
         [

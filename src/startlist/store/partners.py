@@ -257,7 +257,8 @@ async def rotate(
             query = """
                 update partner_provider_credentials
                 set principal = %s, secret = %s, rotated_at = clock_timestamp(), verified_at = null,
-                    stopped_at = null, stopped_reason = null, paused_until = null, pause_seconds = 0
+                    stopped_at = null, stopped_reason = null, paused_until = null, pause_seconds = 0,
+                    next_list_at = null, list_failures = 0
                 where credential_id = %s
             """
             await conn.execute(query, [principal or old, ring.seal(secret), credential_id])

@@ -1,0 +1,304 @@
+"""A race's turn in the schedule: what is due is read and planned anew, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.scheduling import Schedule
+from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
+
+@pytest.fixture
+async def at(rig: Rig) -> Schedule:
+    """A race that was synced, is some days off and known to the schedule."""
+    await rig.sync()
+    schedule = Schedule(rig)
+    await schedule.adopt()
+    return schedule
+
+
+async def test_a_race_that_a_sync_stored_is_due_and_then_every_four_hours(at: Schedule, rig: Rig) -> None:
+    assert await at.due() == [RACE]
+    rig.control.assign_bib(PERSON, 1207)
+    assert len(await at.turn()) == 2
+    assert (await rig.registration(PERSON))["bib_num"] == "1207"
+    assert timedelta() < await at.wait() <= 4 * HOUR
+    cursor = await rig.cursor()
+    assert (cursor["rank"], cursor["period_seconds"], cursor["stretch"], cursor["failures"]) == (
+        "routine",
+        14_400,
+        1,
+        0,
+    )
+    assert await at.due() == []
+    assert (await rig.one("select trigger, command from sync_runs order by run_id desc limit 1"))[
+        "trigger"
+    ] == "schedule"
+
+
+async def test_a_job_that_comes_twice_finds_nothing_to_do(at: Schedule) -> None:
+    assert await at.turn() != []
+    assert await at.turn() == []
+
+
+@pytest.mark.parametrize(
+    ("to_start", "rank", "period"),
+    [
+        (2 * HOUR, "race_day", MINUTE),
+        (20 * HOUR, "race_week", 15 * MINUTE),
+        (-30 * MINUTE, "race_day", MINUTE),
+        (-5 * HOUR, "race_week", 15 * MINUTE),
+        (-20 * HOUR, "race_week", HOUR),
+        (-3 * 24 * HOUR, "routine", 24 * HOUR),
+    ],
+)
+async def test_the_next_turn_is_as_near_as_the_start(
+    to_start: timedelta, rank: str, period: timedelta, at: Schedule, rig: Rig
+) -> None:
+    for event in (FIRST, SECOND):
+        await at.gun(event, to_start)
+    await at.make_due()
+    await at.turn()
+    assert timedelta() < await at.wait() <= period
+    cursor = await rig.cursor()
+    assert (cursor["rank"], cursor["period_seconds"]) == (rank, period.total_seconds())
+
+
+async def test_a_race_that_is_long_over_is_left_alone_until_it_has_a_new_date(at: Schedule, rig: Rig) -> None:
+    for event in (FIRST, SECOND):
+        await at.gun(event, -10 * 24 * HOUR)
+    await at.make_due()
+    assert await at.turn() == []
+    assert (await rig.cursor())["next_sync_at"] is None
+    rig.control.register(rig.control.add_event(RACE, in_days=20))
+    await rig.conn.execute("update partner_provider_credentials set next_list_at = null")
+    await at.lists()
+    assert await at.due() == [RACE]
+
+
+async def test_a_start_that_is_moved_while_the_pass_runs_counts_for_the_next_turn(at: Schedule, rig: Rig) -> None:
+    row = await rig.one("select to_char((now() + interval '2 hours') at time zone 'America/New_York',"
+                        " 'MM/DD/YYYY HH24:MI') as soon")  # fmt: skip
+    moved = {"name": "edit_event", "event_id": FIRST, "start_time": row["soon"]}
+    rig.control.fault("before", match={"endpoint": "race"}, changes=[moved])
+    await rig.conn.execute("update runsignup_races set record_read_at = now() - interval '2 days'")
+    calls = await at.turn()
+    assert "race" in [call["endpoint"] for call in calls]
+    assert await at.wait() <= MINUTE
+    assert (await rig.cursor())["rank"] == "race_day"
+
+
+async def test_an_event_that_anybody_adds_makes_the_race_due_at_once_and_read_in_full(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    assert await at.due() == []
+    added = rig.control.add_event(RACE, in_days=20)
+    rig.control.register(added, 3)
+    await rig.conn.execute("update runsignup_races set record_read_at = now() - interval '2 days'")
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["sync_type"] == "full"
+    await rig.assert_truth()
+    await rig.conn.execute("update runsignup_events set start_time = start_time + interval '1 hour'")
+    assert await at.due() == [RACE]
+
+
+async def test_an_event_without_a_start_is_routine_while_it_is_listed(at: Schedule, rig: Rig) -> None:
+    for event in (FIRST, SECOND):
+        rig.control.edit_event(event, start_time="to be announced")
+    await rig.conn.execute("update runsignup_events set start_time = null, race_day = null")
+    await at.make_due()
+    calls = [call["endpoint"] for call in await at.turn()]
+    assert calls.count("race") == 1
+    assert calls.count("participants") == 1
+    assert timedelta() < await at.wait() <= 4 * HOUR
+    for event in (FIRST, SECOND):
+        rig.control.remove_event(event)
+    await at.make_due()
+    await at.turn()
+    assert (await rig.cursor())["next_sync_at"] is None
+
+
+async def test_full_passes_come_when_the_last_one_is_too_old_for_the_day(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    assert (await rig.last_pass())["sync_type"] == "incremental"
+    await at.gun(FIRST, 2 * HOUR)
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '7 minutes'")
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["sync_type"] == "incremental"
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '10 minutes'")
+    await at.make_due()
+    await at.turn()
+    last = await rig.last_pass()
+    assert (last["sync_type"], last["status"]) == ("full", "completed")
+    assert "minutes ago" in last["reason"]
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_clock_that_was_set_back_makes_a_race_due_once(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    await rig.conn.execute(
+        "update sync_cursors"
+        " set next_sync_at = next_sync_at + interval '3 hours', planned_at = now() + interval '3 hours'"
+    )
+    assert await at.due() == [RACE]
+    assert await at.turn() != []
+    assert await at.due() == []
+    assert await at.wait() <= 4 * HOUR
+
+
+async def test_a_time_further_off_than_any_cadence_makes_a_race_due(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    await rig.conn.execute("update sync_cursors set next_sync_at = now() + interval '40 days'")
+    assert await at.due() == [RACE]
+    await at.turn()
+    assert await at.wait() <= 4 * HOUR
+
+
+async def test_a_clock_that_was_set_forward_costs_one_pass_for_all_that_was_missed(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    await rig.conn.execute("update sync_cursors set next_sync_at = now() - interval '30 days'")
+    assert await at.due() == [RACE]
+    await at.turn()
+    assert await at.due() == []
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+async def test_failures_are_tried_again_sooner_then_later_and_never_later_than_the_cadence(
+    at: Schedule, rig: Rig
+) -> None:
+    rig.control.fault("http", status=503, match={"endpoint": "participants"}, times=None)
+    waits = []
+    for failures in range(1, 9):
+        await at.make_due()
+        await at.turn()
+        assert (await rig.cursor())["failures"] == failures
+        waits.append((await at.wait()).total_seconds())
+    assert waits[0] == pytest.approx(15, abs=5)
+    assert waits[2] == pytest.approx(60, abs=10)
+    assert max(waits) <= 900
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    await at.turn()
+    assert await at.wait() <= MINUTE
+    rig.control.clear_faults()
+    await at.make_due()
+    await at.turn()
+    assert (await rig.cursor())["failures"] == 0
+    await rig.assert_truth()
+
+
+async def test_a_race_whose_calls_are_used_up_waits_in_the_database_and_nowhere_else(at: Schedule, rig: Rig) -> None:
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [used])
+    before = await rig.count("sync_history")
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    assert await at.turn() == []  # the rig's sleep would fail the test
+    assert await rig.count("sync_history") == before
+    assert 50 * MINUTE < await at.wait() <= 61 * MINUTE
+    await rig.pass_time(3610)
+    await at.make_due()
+    assert len(await at.turn()) == 3
+
+
+async def test_routine_leaves_calls_to_race_week_and_race_week_to_race_day(at: Schedule, rig: Rig) -> None:
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    await at.turn()  # it had a pass just now: else it would be served like race day
+    used += 2
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [round(used / 0.9)])
+    await at.make_due()
+    assert await at.turn() == []
+    await rig.conn.execute(
+        "insert into api_calls (credential_id, endpoint) select 1, 'filler' from generate_series(1, 400)"
+    )
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [round((used + 400) / 0.9)])
+    await at.make_due()
+    assert await at.turn() == []
+    await at.gun(FIRST, 20 * HOUR)
+    await at.make_due()
+    assert await at.turn() != []  # below 95 %
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [round((used + 404) / 0.97)])
+    await at.make_due()
+    assert await at.turn() == []
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    assert await at.turn() != []
+
+
+async def test_a_wait_in_mid_pass_goes_on_from_the_checkpoint(at: Schedule, rig: Rig) -> None:
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '9 days'")
+    rig.control.register(FIRST, 600)
+    rig.control.fault("clamp", rows=500, times=None)
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [used + 2])
+    await at.turn()
+    last = await rig.last_pass()
+    assert (last["status"], last["reason"]) == ("partial", "waiting")
+    assert await at.wait() > 50 * MINUTE
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = 1000")
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["status"] == "completed"
+    await rig.assert_truth()
+
+
+async def test_a_race_that_another_run_holds_is_looked_at_again_within_a_minute(at: Schedule, rig: Rig) -> None:
+    key = rig.database.lock_key("race", 1, RACE)
+    async with await rig.database.connect(name="test holder") as holder:
+        await holder.execute("select pg_advisory_lock(%s)", [key])
+        assert await at.turn() == []
+    assert (await rig.last_pass())["status"] == "skipped"
+    assert await at.wait() <= MINUTE
+
+
+async def test_a_credential_that_is_removed_while_its_jobs_wait(at: Schedule, rig: Rig) -> None:
+    await rig.conn.execute("delete from partner_provider_credentials")
+    assert await at.due() == []
+    assert await at.turn() == []
+    assert await at.lists() == []
+    assert (await rig.cursor())["next_sync_at"] is not None  # due once there is a credential again
+    await rig.conn.execute("delete from timing_partners")
+    assert await at.turn() == []
+    assert await at.lists() == []
+
+
+async def test_a_stopped_credential_holds_its_races_back_until_it_is_rotated(at: Schedule, rig: Rig) -> None:
+    rig.control.fault("error", code=6, match={"endpoint": "participants"}, times=None)
+    await at.turn()
+    assert (await rig.credential())["stopped_at"] is not None
+    assert await at.due() == []
+    rig.control.clear_faults()
+    (key,) = rig.control.partners()
+    await rig.rotate(key["secret"])
+    assert await at.due() == [RACE]
+    await at.turn()
+    assert await at.due() == []
+
+
+async def test_a_race_that_its_credential_may_not_read_is_read_with_the_partners_other_one(
+    at: Schedule, rig: Rig
+) -> None:
+    (first,) = rig.control.partners()
+    rig.control.share(RACE, rig.control.add_partner("Peak Timing", "v2")["key"])
+    await rig.adopt()
+    rig.control.unshare(RACE, first["key"])
+    await at.turn()
+    assert (await rig.one("select credential_id from runsignup_races"))["credential_id"] == 2
+    await at.make_due()
+    assert {call["error_code"] for call in await at.turn()} == {None}
+
+
+async def test_a_race_that_runsignup_no_longer_knows_is_not_planned(at: Schedule, rig: Rig) -> None:
+    rig.control.delete_race(RACE)
+    await at.turn()
+    assert (await rig.cursor())["next_sync_at"] is None
+    assert await at.due() == []
