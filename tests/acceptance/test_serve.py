@@ -291,7 +291,7 @@ def test_a_start_that_is_moved_is_seen_by_itself(database: Database, cli: Cli) -
             at.control.edit_event(event, start_time=in_zone(at.value("select now()") + timedelta(days=20)))
         process = at.start(STARTLIST_CADENCE_EVENING_SECONDS="4", STARTLIST_CADENCE_ROUTINE_SECONDS="4")
         at.fresh()
-        assert at.value("select rank from sync_cursors") == "routine"
+        until(lambda: at.value("select rank from sync_cursors") == "routine")
         soon = in_zone(at.value("select now()") + timedelta(hours=2))
         for event in at.control.truth(at.races[0])["events"]:
             at.control.edit_event(event, start_time=soon)
