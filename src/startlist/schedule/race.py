@@ -192,6 +192,7 @@ class RaceTurn:
             cadence = self._cadence(stored, () if outcome is None else outcome.event_ids)
             failed = outcome is None or outcome.status == "failed"
             failures = standing.failures + 1 if failed else 0
+            read = outcome is not None and outcome.until is None and outcome.status in ("completed", "partial")
             due = self._next(cadence, standing.now, outcome, failures, stretch)
             if due is None:
                 await schedule.plan(conn, *self.key, at=None, failures=failures)
@@ -202,7 +203,7 @@ class RaceTurn:
                 again = suspicion_retry_at(cursor.suspicion, FURTHEST)
                 at = min(at, max(again, standing.now + timedelta(seconds=1)))
             await schedule.plan(
-                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures
+                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read
             )  # fmt: skip
 
     def _next(

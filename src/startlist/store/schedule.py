@@ -98,8 +98,12 @@ where c.timing_partner_id = %(partner)s and c.race_id = %(race)s
 
 PLAN: LiteralString = """
 update sync_cursors
-set next_sync_at = %(at)s, planned_at = clock_timestamp(), rank = %(rank)s, period_seconds = %(period)s,
-    stretch = %(stretch)s, failures = %(failures)s
+set next_sync_at = %(at)s::timestamptz, planned_at = clock_timestamp(), rank = %(rank)s,
+    period_seconds = %(period)s::integer, stretch = %(stretch)s::real, failures = %(failures)s,
+    stale_at = case when %(at)s::timestamptz is null then null
+                    when %(read)s then %(at)s::timestamptz
+                         + make_interval(secs => %(period)s::integer * %(stretch)s::float8 + 60)
+                    else coalesce(stale_at, clock_timestamp() + interval '15 minutes') end
 where timing_partner_id = %(partner)s and race_id = %(race)s
 """
 
@@ -114,23 +118,26 @@ COUNTS: LiteralString = """
 
 ADOPT: LiteralString = (
     """
-insert into sync_cursors as c (timing_partner_id, race_id, next_sync_at, planned_at, rank)
+insert into sync_cursors as c (timing_partner_id, race_id, next_sync_at, planned_at, rank, stale_at)
 select r.timing_partner_id, r.race_id, case when r.gone_at is null and ("""
     + COUNTS
-    + """) then now() end, now(), 'race_week'
+    + """) then now() end, now(), 'race_week', now() + interval '15 minutes'
 from runsignup_races as r
 left join sync_cursors as k on k.timing_partner_id = r.timing_partner_id and k.race_id = r.race_id
 where k.planned_at is null
 order by r.timing_partner_id, r.race_id
 on conflict (timing_partner_id, race_id) do update
-set (next_sync_at, planned_at, rank) = (excluded.next_sync_at, excluded.planned_at, excluded.rank)
+set (next_sync_at, planned_at, rank, stale_at)
+  = (excluded.next_sync_at, excluded.planned_at, excluded.rank, excluded.stale_at)
 where c.planned_at is null
 """
 )
 
 WAKE: LiteralString = (
     """
-update sync_cursors as c set next_sync_at = clock_timestamp(), planned_at = clock_timestamp()
+update sync_cursors as c
+set next_sync_at = clock_timestamp(), planned_at = clock_timestamp(),
+    stale_at = least(c.stale_at, clock_timestamp() + interval '15 minutes')
 from runsignup_races as r
 where r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id and r.gone_at is null
   and c.timing_partner_id = %(partner)s and (%(races)s::bigint[] is null or c.race_id = any(%(races)s::bigint[]))
@@ -207,12 +214,17 @@ async def plan(
     period: float | None = None,
     stretch: float = 1.0,
     failures: int = 0,
+    read: bool = False,
 ) -> None:
-    """Set when a race is due next (None: not until it has a new date), and what was known then."""
+    """Set when a race is due next (None: not until it has a new date), and what was known then.
+
+    `read`: it was just read to the end; else it becomes stale when it would have before.
+    """
     values = {"partner": timing_partner_id, "race": race_id, "at": at, "rank": None if rank is None else name(rank)}
     await conn.execute(
         PLAN,
-        values | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures},
+        values
+        | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures, "read": read},
     )
 
 
@@ -348,6 +360,33 @@ async def close_dead_runs(database: Database, conn: Connection) -> list[int]:
     if dead:
         await conn.execute(CLOSE_DEAD_RUNS, [dead])
     return dead
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A `serve` or `worker` that runs, or vanished without a word; `race_ids` are those that it reads now."""
+
+    run_id: int
+    command: str
+    started_at: datetime
+    race_ids: list[int]
+
+
+WORKERS: LiteralString = """
+select r.run_id, r.command, r.started_at,
+       coalesce((select array_agg(h.race_id order by h.sync_history_id) from sync_history as h
+                 where h.run_id = r.run_id and h.status = 'running'), '{}') as race_ids
+from sync_runs as r
+where r.trigger = 'schedule' and r.status = 'running'
+order by r.run_id
+"""
+
+
+async def workers(conn: Connection) -> list[WorkerState]:
+    """All that are said to be at work."""
+    async with conn.cursor(row_factory=class_row(WorkerState)) as cursor:
+        await cursor.execute(WORKERS)
+        return await cursor.fetchall()
 
 
 async def has_queue(conn: Connection) -> bool:

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from startlist.config import Settings
-from startlist.store import backfill, partners
+from startlist.store import backfill, partners, schedule
 from startlist.store.backfill import BackfillState, partner_key
 from startlist.store.database import Connection, Database
 from startlist.store.partners import CredentialState
 from startlist.store.reading import Filters, reader, rows
+from startlist.store.schedule import WorkerState, leader_key, run_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class RaceState:
     start, else the last. `uncovered` are its events (`event_id`, `name`) that count and were never read to the end;
     `bad_registrations` (`event_id`, `registration_id`, `bib_num`, `first_name`, `last_name`) are stored ones whose
     newer version is in quarantine. `checkpoint` tells `kind`, `feed` and `begun` of an unfinished pass, `suspicion`
-    since when what is missing (`events`: id to absent and active before) waits for a decision.
+    since when what is missing (`events`: id to absent and active before) waits for a decision. From `rank` on it is as
+    the scheduler has planned it; None where none knows it.
     """
 
     timing_partner_id: int
@@ -55,6 +57,13 @@ class RaceState:
     uncovered: list[dict[str, Any]]
     quarantined: int
     bad_registrations: list[dict[str, Any]]
+    rank: str | None
+    next_sync_at: datetime | None
+    planned_at: datetime | None
+    period_seconds: int | None
+    stretch: float | None
+    failures: int | None
+    stale_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,14 @@ class Holders:
             return None
         return race.running_since >= self.at or self.pid(database, race) is not None
 
+    def leads(self, database: Database) -> bool:
+        """Whether a scheduler leads."""
+        return leader_key(database) in self.pids
+
+    def works(self, database: Database, worker: WorkerState) -> bool:
+        """Whether a worker is alive."""
+        return run_key(database, worker.run_id) in self.pids
+
     def backfilling(self, database: Database, state: BackfillState) -> bool:
         """Whether somebody is reading the partner's past, or waits to go on with it."""
         return partner_key(database, state.timing_partner_id) in self.pids
@@ -88,6 +105,7 @@ class Status:
     credentials: list[CredentialState]
     unlisted_quarantine: dict[int, int]
     backfills: list[BackfillState]
+    workers: list[WorkerState]
 
 
 # Races that are stored, have a cursor, or were tried within a day (a race whose first pass failed is not stored).
@@ -122,6 +140,7 @@ standing as (
            case when k.checkpoint is not null
                 then jsonb_build_object('kind', k.checkpoint -> 'kind', 'feed', k.checkpoint -> 'feed',
                                         'begun', k.checkpoint -> 'begun') end as checkpoint,
+           k.rank, k.next_sync_at, k.planned_at, k.period_seconds, k.stretch, k.failures, k.stale_at,
            k.suspicion, coalesce(e.uncovered, '[]') as uncovered, e.next_start, e.last_start
     from known
     join timing_partners as t using (timing_partner_id)
@@ -166,7 +185,8 @@ select s.timing_partner_id, s.company_name, s.race_id, s.name, s.timezone, s.sta
        s.credential_id, s.participants_watermark, s.removed_watermark, s.complete_as_of, s.last_full_at,
        s.last_incremental_at, s.last_pass_at, s.last_sync_type, s.last_status, s.last_reason, s.last_error_code,
        s.last_error_message, s.running_since, s.running_sync_type, s.running_api_calls, s.running_rows_received,
-       s.checkpoint, s.suspicion, s.uncovered, q.quarantined, q.bad_registrations
+       s.checkpoint, s.suspicion, s.uncovered, q.quarantined, q.bad_registrations,
+       s.rank, s.next_sync_at, s.planned_at, s.period_seconds, s.stretch, s.failures, s.stale_at
 from standing as s
 cross join lateral (
     select count(distinct q.quarantine_id) as quarantined,
@@ -220,7 +240,8 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
         credentials = await partners.states(conn, settings, timing_partner_id=filters.timing_partner_id)
         unlisted = await (await conn.execute(UNLISTED, {"partner": filters.timing_partner_id})).fetchall()
         backfills = await backfill.states(conn, filters.timing_partner_id)
-    return Status(holders, races, credentials, dict(unlisted), backfills)
+        workers = await schedule.workers(conn)
+    return Status(holders, races, credentials, dict(unlisted), backfills, workers)
 
 
 async def _holders(conn: Connection) -> Holders:

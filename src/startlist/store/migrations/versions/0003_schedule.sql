@@ -3,7 +3,8 @@ alter table sync_cursors
     add column rank text check (rank in ('routine', 'race_week', 'race_day')), -- at next_sync_at
     add column period_seconds integer, -- of the cadence at next_sync_at
     add column stretch real, -- by how much the period was lengthened, because there are too few calls
-    add column failures integer not null default 0; -- passes in a row that failed
+    add column failures integer not null default 0, -- passes in a row that failed
+    add column stale_at timestamptz; -- when the race counts as stale, unless it is read to the end before
 
 create index sync_cursors_due on sync_cursors (next_sync_at) where next_sync_at is not null;
 create index sync_cursors_planned on sync_cursors (planned_at) where next_sync_at is not null;
@@ -16,7 +17,9 @@ alter table partner_provider_credentials
 -- A race of which an event is new, moved, gone or back is due at once, if the scheduler knows it; else it adopts it.
 create function event_moved() returns trigger language plpgsql set search_path from current as $$
 begin
-    update sync_cursors c set next_sync_at = clock_timestamp(), planned_at = clock_timestamp()
+    update sync_cursors c
+    set next_sync_at = clock_timestamp(), planned_at = clock_timestamp(),
+        stale_at = least(c.stale_at, clock_timestamp() + interval '15 minutes')
     where c.timing_partner_id = new.timing_partner_id and c.race_id = new.race_id and c.planned_at is not null
       and coalesce(c.next_sync_at > clock_timestamp(), true)
       and coalesce(greatest(new.start_time, new.end_time) > now() - interval '9 days', true);
