@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from startlist.cli import words
+import typer
+
+from startlist.cli import freshness, words
 from startlist.cli.app import begin, run
 from startlist.cli.output import (
     Event,
@@ -50,17 +52,22 @@ def status(
     event: Event = None,
     since: Since = None,
     limit: Limit = 100,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell what is stale; exit status 1 if anything is.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Tell what is wrong, what state the API keys are in, how far a backfill is, and since when each race is complete.
 
     Races are those with an event that is coming or was over less than a day ago, and others where something waits;
-    --since leaves out races that started before. The exit status is 0 whatever is found.
+    --since leaves out races that started before. The exit status is 0 whatever is found, but for --check: 1 when a race
+    was not read when it should have been, or an API key is stopped.
 
     Examples:
         startlist status                  on race morning
         startlist status --race 12345
         startlist status --json           for monitoring
+        startlist status --check          for a cron job
     """
     settings = begin()
     filters = Filters(timing_partner, race, event, since)
@@ -73,13 +80,31 @@ def status(
     judged = [_judge(database, found, one) for one in found.races]
     judged.sort(key=lambda one: not one.problems)  # stable: the next start first within both
     general = list(_general(database, found, filters))
+    overdue = list(_overdue(database, found)) if check else []
     if len(judged) > limit:
         note(f"Only {limit} of {len(judged)} races are shown; --limit N shows more.")
         judged = judged[:limit]
     if json:
         print_json(_document(database, found, judged, general))
+    elif check:
+        for sentence in overdue:
+            say(cell(sentence))
     else:
         _print(database, found, judged, general, settings)
+    if overdue:
+        raise typer.Exit(1)
+
+
+def _overdue(database: Database, found: Status) -> Iterator[str]:
+    """What a watch is to tell: races that are stale, keys that are stopped, and what may be the cause."""
+    stopped = [one for one in found.credentials if one.stopped_at is not None]
+    late = [race for race in found.races if freshness.is_stale(race, found.holders.at)]
+    if any(race.planned_at is not None for race in late) and not found.holders.leads(database):
+        yield "no scheduler runs: startlist serve"
+    for one in stopped:
+        yield f"timing partner {one.timing_partner_id} ({one.company_name}): API key {one.principal} is stopped"
+    for race in late:
+        yield f"{_title(race)}: {freshness.stale(race, found.holders.at)}"
 
 
 def _judge(database: Database, found: Status, race: RaceState) -> _Judged:
@@ -112,6 +137,10 @@ def _general(database: Database, found: Status, filters: Filters) -> Iterator[st
                 f"the backfill of timing partner {past.timing_partner_id} ({past.company_name}) stands still with"
                 f" {past.left} of {words.counted(past.races, 'race')} left: startlist backfill goes on with it"
             )
+    yield from freshness.stretched(found.races, found.credentials)
+    for worker in found.workers:
+        if not found.holders.works(database, worker):
+            yield f"the {worker.command} of run {worker.run_id} ended without a word; others do its jobs"
     for name, number in (("race", filters.race_id), ("event", filters.event_id)):
         if number is not None and not found.races:
             yield f"no {name} {number} is stored or was tried within a day: startlist races shows what is"
@@ -123,6 +152,8 @@ def _problems(race: RaceState, alive: bool | None, now: datetime) -> Iterator[st
         yield f"RunSignup no longer knows this race, since {_utc(race.gone_at)}; its registrations are kept"
     if race.complete_as_of is None and not alive:
         yield "it was never read to the end"
+    if race.planned_at is not None and (sentence := freshness.stale(race, now)):
+        yield sentence
     if race.last_status in ("failed", "partial"):
         code = f" (code {race.last_error_code})" if race.last_error_code is not None else ""
         ago = f" {_ago(race.last_pass_at, now)}" if race.last_pass_at else ""
@@ -179,6 +210,8 @@ def _document(database: Database, found: Status, judged: list[_Judged], general:
             asdict(one.race)
             | {
                 "seconds_behind": None if complete is None else round((now - complete).total_seconds()),
+                "lag_seconds": _seconds(freshness.lag(one.race, now)),
+                "stale": freshness.is_stale(one.race, now),
                 "running": one.running,
                 "running_pid": one.pid if one.running else None,
                 "problems": one.problems,
@@ -188,13 +221,20 @@ def _document(database: Database, found: Status, judged: list[_Judged], general:
     backfills = [
         asdict(one) | {"left": one.left, "running": found.holders.backfilling(database, one)} for one in found.backfills
     ]
+    workers = [asdict(one) | {"alive": found.holders.works(database, one)} for one in found.workers]
     return {
         "checked_at": now,
+        "scheduler_leads": found.holders.leads(database),
+        "workers": workers,
         "problems": general,
         "credentials": credentials,
         "backfills": backfills,
         "races": races,
     }
+
+
+def _seconds(length: timedelta | None) -> int | None:
+    return None if length is None else round(length.total_seconds())
 
 
 def _print(database: Database, found: Status, judged: list[_Judged], general: list[str], settings: Settings) -> None:
@@ -218,11 +258,18 @@ def _print(database: Database, found: Status, judged: list[_Judged], general: li
     if lines := [line for one in found.backfills if (line := _past(database, found, one)) is not None]:
         say("\nBackfill")
         table(["partner", "name", "races", "read", "not readable", "left", "registrations", "state"], lines, zone=zone)
+    if alive := [one for one in found.workers if found.holders.works(database, one)]:
+        say("\nWorkers")
+        headings = ["run", "command", "began", "reads"]
+        table(headings, [(one.run_id, one.command, _ago(one.started_at, now), one.race_ids) for one in alive])
     if judged:
         say("\nRaces")
         headings = ["race", "name", "start", "complete as of", "behind", "full", "incremental", "pass"]
+        planned = any(one.race.next_sync_at is not None for one in judged)
+        headings += ["class", "next"] if planned else []
         times = Counter(one.race.race_id for one in judged)
-        table(headings, [_line(one, now, whose=times[one.race.race_id] > 1) for one in judged], zone=zone)
+        table(headings, [_line(one, now, whose=times[one.race.race_id] > 1, planned=planned) for one in judged],
+              zone=zone)  # fmt: skip
 
 
 def _title(race: RaceState) -> str:
@@ -232,8 +279,8 @@ def _title(race: RaceState) -> str:
     return f"{words.named(race.name, race.race_id)} ({', '.join(told)})"
 
 
-def _line(one: _Judged, now: datetime, *, whose: bool) -> list[object]:
-    """A race's line; `whose`: with its partner, because another partner has the same race."""
+def _line(one: _Judged, now: datetime, *, whose: bool, planned: bool) -> list[object]:
+    """A race's line; `whose`: with its partner, because another has the same race; `planned`: with its next turn."""
     race = one.race
     name = words.named(race.name, race.race_id)
     behind = None if race.complete_as_of is None else words.span(max(now - race.complete_as_of, timedelta()))
@@ -249,6 +296,7 @@ def _line(one: _Judged, now: datetime, *, whose: bool) -> list[object]:
         _ago(race.last_full_at, now),
         _ago(race.last_incremental_at, now),
         _work(one, now),
+        *([freshness.name(race), freshness.due(race, now)] if planned else []),
     ]
 
 

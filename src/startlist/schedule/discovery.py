@@ -62,9 +62,11 @@ class Listed(CredentialWork):
             elif stored[race_id].last_modified != self.listed[race_id].last_modified:
                 self.moved.add(race_id)
 
-    async def prove(self, others: list[Listed]) -> bool:
-        """Read races until one answers, then store the list; whether the credential may be believed."""
+    async def find_proof(self, others: list[Listed]) -> bool:
+        """Ask until one answer shows its rights, then store the list; whether the credential may be believed."""
         waiting, self.planned = self.planned[:TRIES], []
+        if any(planned.known for planned in waiting):
+            await self.prove()
         for planned in waiting:
             if self.proof.is_set() or self.refusal:
                 break
@@ -122,7 +124,7 @@ class PartnerTurn:
             work.plan(stored)
         for work in works:
             before = known.get(work.key[1], Listing(work.key[1], 0, None))
-            proved = not work.refusal and await work.prove([other for other in usable if other is not work])
+            proved = not work.refusal and await work.find_proof([other for other in usable if other is not work])
             await self._store(work, before, now, proved=proved)
 
     async def _store(self, work: Listed, before: Listing, now: datetime, *, proved: bool) -> None:

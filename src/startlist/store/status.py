@@ -204,7 +204,7 @@ cross join lateral (
     where q.timing_partner_id = s.timing_partner_id and q.race_id = s.race_id and q.resolved_at is null
 ) as q
 where s.current or %(race)s::bigint is not null or %(event)s::bigint is not null
-   or s.running_since is not null or s.suspicion is not null or q.quarantined > 0
+   or s.running_since is not null or s.suspicion is not null or q.quarantined > 0 or s.stale_at < now()
    or (s.last_status in ('failed', 'partial') and s.last_pass_at > now() - interval '1 day')
 order by s.next_start nulls last, s.last_start desc nulls last, s.race_id, s.timing_partner_id
 """
