@@ -57,16 +57,17 @@ class Demand:
     races: int
 
 
+# statement_timestamp(): an index cannot be asked with clock_timestamp(), which may change on the way.
 # The queue's own table tells what is queued or under way: nothing else could be forgotten or left behind.
 DUE: LiteralString = """
 with due as (
-    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors where next_sync_at <= clock_timestamp()
+    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors where next_sync_at <= statement_timestamp()
     union
     select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
-    where next_sync_at is not null and planned_at > clock_timestamp()
+    where next_sync_at is not null and planned_at > statement_timestamp()
     union
     select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
-    where next_sync_at > clock_timestamp() + %(longest)s::interval
+    where next_sync_at > statement_timestamp() + %(longest)s::interval
 )
 select timing_partner_id, race_id, coalesce(rank, 'routine') as rank
 from due
@@ -164,8 +165,8 @@ LISTS_DUE: LiteralString = """
 select distinct k.timing_partner_id
 from partner_provider_credentials as k
 where k.provider_id = 2
-  and (k.next_list_at is null or k.next_list_at <= clock_timestamp()
-       or k.next_list_at > clock_timestamp() + %(longest)s::interval)
+  and (k.next_list_at is null or k.next_list_at <= statement_timestamp()
+       or k.next_list_at > statement_timestamp() + %(longest)s::interval)
   and not exists (select from procrastinate_jobs as j
                   where j.queueing_lock = 'list:' || k.timing_partner_id and j.status = 'todo')
   and not exists (select from procrastinate_jobs as j
