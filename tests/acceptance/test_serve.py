@@ -233,6 +233,20 @@ def test_sigterm_ends_a_long_pass_at_a_page_and_the_next_process_goes_on(databas
         stopped(second)
 
 
+def test_sigterm_does_not_wait_for_an_answer_that_never_comes(at: Stage) -> None:
+    process = at.start()
+    at.fresh()
+    at.control.fault("timeout", match={"endpoint": "participants"}, times=None)
+    until(lambda: at.value("select count(*) from sync_history where status = 'running'") > 0)
+    assert stopped(process) < 10
+    assert process.returncode == 0
+    assert at.value("select count(*) from sync_history where status = 'running'") == 0
+    at.control.clear_faults()
+    second = at.start()
+    at.fresh()
+    stopped(second)
+
+
 @pytest.mark.parametrize("how", ["restart", "terminate"])
 def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: Path) -> None:
     cli = Cli({"STARTLIST_HOME": str(home)}, tmp_path)

@@ -122,6 +122,20 @@ async def test_an_event_without_a_start_is_routine_while_it_is_listed(at: Schedu
     assert (await rig.cursor())["next_sync_at"] is None
 
 
+@pytest.mark.parametrize("what", ["undated", "unknown"])
+async def test_a_race_of_which_no_start_is_known_stays_planned_when_its_pass_fails(
+    what: str, at: Schedule, rig: Rig
+) -> None:
+    if what == "undated":
+        await rig.conn.execute("update runsignup_events set start_time = null, race_day = null")
+    else:
+        await rig.conn.execute("delete from runsignup_events")
+    rig.control.fault("http", status=503, times=None)
+    await at.make_due()
+    await at.turn()
+    assert timedelta() < await at.wait() <= timedelta(seconds=20)
+
+
 async def test_full_passes_come_when_the_last_one_is_too_old_for_the_day(at: Schedule, rig: Rig) -> None:
     await at.turn()
     assert (await rig.last_pass())["sync_type"] == "incremental"
@@ -232,6 +246,22 @@ async def test_routine_leaves_calls_to_race_week_and_race_week_to_race_day(at: S
     await at.gun(FIRST, HOUR)
     await at.make_due()
     assert await at.turn() != []
+
+
+async def test_periods_stretch_evenly_when_race_day_needs_more_calls_than_there_are(at: Schedule, rig: Rig) -> None:
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    await at.turn()
+    assert (await rig.cursor())["stretch"] == 1
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = 60")
+    assert used < 50
+    await at.make_due()
+    await at.turn()
+    cursor = await rig.cursor()
+    assert cursor["period_seconds"] == 60  # 120 calls an hour, of which there are 57
+    assert cursor["stretch"] == pytest.approx(120 / 57, abs=0.01)
+    assert await at.wait() <= MINUTE * 2.2
 
 
 async def test_a_wait_in_mid_pass_goes_on_from_the_checkpoint(at: Schedule, rig: Rig) -> None:

@@ -11,6 +11,8 @@ import typer
 from startlist.cli.app import begin, run
 from startlist.config import Settings
 
+LAST_SECOND = 9.5  # after which a process that was told to end is gone
+
 
 def serve() -> None:
     """Keep all races fresh: each as often as its nearness asks for, every minute on race day.
@@ -54,6 +56,8 @@ async def _until_told(settings: Settings, *, leads: bool) -> int:
             os._exit(130)
         received.append(number)
         at_work.stop.set()
+        # A database that hangs must not hold up the end: what is due stands there, and nothing is lost.
+        loop.call_later(LAST_SECOND, os._exit, 130 if number == signal.SIGINT else 0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):  # in order: passes under way end at a page

@@ -135,12 +135,15 @@ class RaceTurn:
         since = now - timedelta(days=self.crew.rhythm.days_after + 2)
         return (await races.stored_races(conn, *self.key, ended_after=since)).get(self.key[1])
 
-    def _cadence(self, stored: StoredRace, listed: Collection[int]) -> Cadence:
+    def _cadence(self, stored: StoredRace, listed: Collection[int], *, read: bool = True) -> Cadence:
+        """`listed` are events that count even without a start; a race that was never read may have some."""
         events = [
             CountingEvent(e.start_time, e.race_day, counts_until(e, self.crew.rhythm.days_after))
             for e in stored.events
             if e.gone_at is None and (e.start_time is not None or e.event_id in listed)
         ]
+        if not read and not stored.has_events:
+            events.append(CountingEvent(None, None, None))
         return Cadence(*self.key, events, self.crew.rhythm)
 
     # -- the pass --------------------------------------------------------------------------------------------------
@@ -189,10 +192,12 @@ class RaceTurn:
                 return
             if outcome is not None and isinstance(outcome.error, CredentialRefused):
                 return  # due, until its credential is accepted again or there is another one
-            cadence = self._cadence(stored, () if outcome is None else outcome.event_ids)
             failed = outcome is None or outcome.status == "failed"
             failures = standing.failures + 1 if failed else 0
             read = outcome is not None and outcome.until is None and outcome.status in ("completed", "partial")
+            # Whether RunSignup lists an event without a start is known only once the race was read.
+            undated = {event.event_id for event in undated_events(stored)}
+            cadence = self._cadence(stored, outcome.event_ids if outcome is not None and read else undated, read=read)
             due = self._next(cadence, standing.now, outcome, failures, stretch)
             if due is None:
                 await schedule.plan(conn, *self.key, at=None, failures=failures)
@@ -201,7 +206,7 @@ class RaceTurn:
             cursor = await cursors.load_cursor(conn, *self.key)
             if cursor.suspicion is not None and not failed:
                 again = suspicion_retry_at(cursor.suspicion, FURTHEST)
-                at = min(at, max(again, standing.now + timedelta(seconds=1)))
+                at = min(at, again) if again > standing.now else at
             await schedule.plan(
                 conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read
             )  # fmt: skip

@@ -26,7 +26,7 @@ from startlist.sync.context import Context
 log = structlog.get_logger()
 
 HEARTBEAT = 5.0  # seconds
-GRACE = 6.0  # seconds for passes that are under way when the worker is told to stop
+GRACE = 4.0  # seconds for passes that are under way when the worker is told to stop
 PULSE = 5.0  # seconds between two looks at the connection that all jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds before the database is looked for again
 POLLING = 5.0  # seconds after which the queue is looked at even if nobody told of a job
