@@ -259,9 +259,9 @@ async def test_periods_stretch_evenly_when_race_day_needs_more_calls_than_there_
     await at.make_due()
     await at.turn()
     cursor = await rig.cursor()
-    assert cursor["period_seconds"] == 60  # 120 calls an hour, of which there are 57
-    assert cursor["stretch"] == pytest.approx(120 / 57, abs=0.01)
-    assert await at.wait() <= MINUTE * 2.2
+    assert cursor["period_seconds"] == 60  # 120 calls an hour, of which 55.2 may be planned
+    assert cursor["stretch"] == pytest.approx(120 / 55.2, abs=0.01)
+    assert await at.wait() <= MINUTE * 2.3
 
 
 async def test_a_wait_in_mid_pass_goes_on_from_the_checkpoint(at: Schedule, rig: Rig) -> None:

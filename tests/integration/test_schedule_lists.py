@@ -39,7 +39,7 @@ async def test_a_new_key_is_listed_at_once_and_then_at_the_daily_times(at: Sched
     assert (await rig.one("select verified_at from partner_provider_credentials"))["verified_at"] is not None
     await rig.assert_truth()
     await rig.conn.execute("delete from procrastinate_jobs")
-    assert await at.tick() == [(f"race:1:{RACE}", 20)]
+    assert await at.tick() == [(f"race:1:{RACE}", 30)]  # what was never planned goes with the races of today
 
 
 async def test_a_new_race_is_stored_once_its_key_is_proved_and_is_due_at_once(at: Schedule, rig: Rig) -> None:
@@ -128,6 +128,16 @@ async def test_a_race_is_queued_once_and_ranks_by_its_nearness(at: Schedule, rig
     assert await at.tick() == waiting  # queued anew: that worker is dead
     await rig.conn.execute("delete from procrastinate_jobs")  # whoever had them is gone
     assert await at.tick() == waiting
+
+
+async def test_a_race_that_is_stale_goes_with_those_of_today(at: Schedule, rig: Rig) -> None:
+    await at.lists()
+    await at.turn()
+    await at.make_due()
+    assert await at.tick() == [(f"race:1:{RACE}", 10)]
+    await rig.conn.execute("delete from procrastinate_jobs")
+    await rig.conn.execute("update sync_cursors set stale_at = now() - interval '1 second'")
+    assert await at.tick() == [(f"race:1:{RACE}", 30)]
 
 
 async def test_the_queue_is_made_once_in_our_schema(at: Schedule, rig: Rig) -> None:

@@ -22,7 +22,7 @@ FIRST_RETRY = 15.0  # seconds after the first failure
 EPOCH = datetime.fromtimestamp(0, UTC)
 LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - DAY  # what lies beyond is not a time that anybody meant
 SPREAD = 0.25  # of the interval between full passes, by which races differ
-HEADROOM = 0.95  # of an hour or of the lanes: what the cadence may plan to use
+HEADROOM = 0.92  # of an hour or of the lanes: what the cadence may plan to use
 LEAST = 0.1  # of an hour or of the lanes: what race week and race day get, whatever routine needs
 
 

@@ -58,19 +58,27 @@ class Demand:
 
 
 # statement_timestamp(): an index cannot be asked with clock_timestamp(), which may change on the way.
+# What was never read or planned, or is stale, goes with the races of today: so none starves.
 # The queue's own table tells what is queued or under way: nothing else could be forgotten or left behind.
 DUE: LiteralString = """
 with due as (
-    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors where next_sync_at <= statement_timestamp()
-    union
-    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
-    where next_sync_at is not null and planned_at > statement_timestamp()
-    union
-    select timing_partner_id, race_id, rank, next_sync_at from sync_cursors
-    where next_sync_at > statement_timestamp() + %(longest)s::interval
+    select c.* from sync_cursors as c where next_sync_at <= statement_timestamp()
+    union all
+    select c.* from sync_cursors as c
+    where next_sync_at > statement_timestamp() and planned_at > statement_timestamp()
+    union all
+    select c.* from sync_cursors as c
+    where next_sync_at > statement_timestamp() + %(longest)s::interval and planned_at <= statement_timestamp()
+),
+ranked as (
+    select timing_partner_id, race_id, next_sync_at,
+           case when coalesce(last_full_at, last_incremental_at) is null or period_seconds is null
+                     or stale_at < statement_timestamp()
+                then 'race_day' else coalesce(rank, 'routine') end as rank
+    from due
 )
-select timing_partner_id, race_id, coalesce(rank, 'routine') as rank
-from due
+select timing_partner_id, race_id, rank
+from ranked as due
 where exists (select from partner_provider_credentials as k
               where k.timing_partner_id = due.timing_partner_id and k.provider_id = 2 and k.stopped_at is null)
   and not exists (select from procrastinate_jobs as j
