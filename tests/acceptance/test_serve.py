@@ -56,6 +56,14 @@ class Stage:
         self.conn.close()
         self.conn = psycopg.connect(autocommit=True, **self.database.parameters("test"))
 
+    def reachable(self) -> bool:
+        """Whether the database answers again."""
+        try:
+            self.reconnect()
+        except psycopg.OperationalError:
+            return False
+        return True
+
     def execute(self, query: str, *values: Any) -> None:
         self.conn.execute(query.encode(), values)
 
@@ -247,7 +255,7 @@ def test_sigterm_does_not_wait_for_an_answer_that_never_comes(at: Stage) -> None
     stopped(second)
 
 
-@pytest.mark.parametrize("how", ["restart", "terminate"])
+@pytest.mark.parametrize("how", ["restart", "terminate", "kill"])
 def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: Path) -> None:
     cli = Cli({"STARTLIST_HOME": str(home)}, tmp_path)
     try:
@@ -255,6 +263,8 @@ def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: P
         database = Database(cli("db", "url", "--show-secret").stdout.strip(), "startlist")
         cli.env["STARTLIST_DATABASE_URL"] = database.conninfo.split("&options")[0].split("?options")[0]
         with stage(database, cli) as at:
+            if how == "kill":  # nobody but serve starts it again
+                del cli.env["STARTLIST_DATABASE_URL"]
             process = at.start()
             at.fresh()
             if how == "restart":
@@ -262,6 +272,11 @@ def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: P
                 local.stop(home)
                 local.start(home)
                 at.reconnect()
+            elif how == "kill":
+                at.conn.close()
+                pid = int((home / "postgresql" / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
+                os.kill(pid, signal.SIGKILL)
+                until(at.reachable)
             else:
                 at.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'startlist %%'"
@@ -318,6 +333,21 @@ def test_a_caller_registration_that_is_refused_ends_it(at: Stage) -> None:
     process = at.start(STARTLIST_API_REGISTRATION="no.body", STARTLIST_API_REGISTRATION_SECRET="nothing")
     assert process.wait(30) == 2
     assert "STARTLIST_API_REGISTRATION" in at.log(process)
+
+
+def test_a_database_that_does_not_fit_is_refused_at_once(cli: Cli, empty_database_url: str) -> None:
+    done = cli("serve", env={"STARTLIST_DATABASE_URL": empty_database_url})
+    assert done.code == 2
+    assert "run `startlist init`" in done.stderr
+
+
+def test_another_key_than_the_one_that_sealed_is_refused_at_once(cli: Cli, database: Database) -> None:
+    added = cli("partner", "add", "Acme", "--api-key", "K", env={"STARTLIST_API_SECRET": "S"})
+    assert added.code == 0
+    done = cli("worker", env={"STARTLIST_SECRET_KEY": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="})
+    assert done.code == 2
+    assert "STARTLIST_SECRET_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_settings_are_refused_at_once(cli: Cli) -> None:

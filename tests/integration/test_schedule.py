@@ -281,6 +281,20 @@ async def test_a_wait_in_mid_pass_goes_on_from_the_checkpoint(at: Schedule, rig:
     await rig.assert_truth()
 
 
+async def test_a_race_whose_key_runsignup_throttles_comes_when_the_pause_ends(at: Schedule, rig: Rig) -> None:
+    rig.control.fault("error", code=14, match={"endpoint": "participants"})
+    await at.turn()
+    last = await rig.last_pass()
+    assert (last["status"], last["reason"]) == ("partial", "waiting")
+    assert timedelta(seconds=50) < await at.wait() <= MINUTE
+    await at.make_due()
+    assert await at.turn() == []  # the pause goes on, and costs no call
+    await rig.pass_time(61)
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["status"] == "completed"
+
+
 async def test_a_race_that_another_run_holds_is_looked_at_again_within_a_minute(at: Schedule, rig: Rig) -> None:
     key = rig.database.lock_key("race", 1, RACE)
     async with await rig.database.connect(name="test holder") as holder:

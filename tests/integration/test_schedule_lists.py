@@ -9,7 +9,7 @@ import pytest
 from startlist.schedule.daily import LISTINGS, upcoming
 from startlist.store import history, schedule
 from tests.scheduling import NEW_YORK, Schedule
-from tests.syncing import FIRST, PERSON, RACE, Rig
+from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
 
 @pytest.fixture
@@ -64,6 +64,15 @@ async def test_a_key_that_is_wrong_stores_nothing_of_what_it_lists(at: Schedule,
     assert other not in await at.due()
     again = await planned_list(rig) - (await rig.one("select now() as at"))["at"]
     assert again <= timedelta(minutes=61)
+
+
+async def test_a_key_whose_races_are_all_over_is_listed_at_the_daily_times(at: Schedule, rig: Rig) -> None:
+    for event in (FIRST, SECOND):
+        rig.control.edit_event(event, start_time="1/2/2020 08:00")
+    await at.lists()
+    now = (await rig.one("select now() as at"))["at"]
+    assert await planned_list(rig) == upcoming(now, LISTINGS, NEW_YORK)
+    assert await rig.count("runsignup_races") == 0
 
 
 async def test_a_race_that_changed_has_its_record_read_and_is_due(at: Schedule, rig: Rig) -> None:

@@ -130,7 +130,8 @@ class PartnerTurn:
     async def _store(self, work: Listed, before: Listing, now: datetime, *, proved: bool) -> None:
         """What one credential's list leads to."""
         partner, days = self.timing_partner_id, self.crew.rhythm.days_after
-        nothing_to_ask = not work.refusal and not work.listed and not work.mine
+        # Where all it lists is over, nothing can prove it; and nothing of it is wanted.
+        nothing_to_ask = not work.refusal and not any(race.outcome.error for race in work.summary.races)
         base = before.base_at is None or before.base_at < latest(now, (BASE,), self.crew.zone)
         async with self.context.admin() as conn, conn.transaction():
             woken = 0
