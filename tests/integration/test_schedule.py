@@ -152,6 +152,21 @@ async def test_full_passes_come_when_the_last_one_is_too_old_for_the_day(at: Sch
     assert "minutes ago" in last["reason"]
 
 
+async def test_a_large_race_is_read_in_full_where_calls_allow_it(at: Schedule, rig: Rig) -> None:
+    rig.control.register(FIRST, 2_600)
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    await at.turn()
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '2 hours'")
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    for calls_left, kind in ((8, "incremental"), (500, "full")):
+        await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [used + calls_left])
+        await at.make_due()
+        await at.turn()
+        assert (await rig.last_pass())["sync_type"] == kind
+    await rig.assert_truth()
+
+
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from startlist.store.races import StoredEvent, StoredRace
 from startlist.store.schedule import Standing
 from startlist.sync.credential import CredentialInUse
 from startlist.sync.job import Job, Outcome
-from startlist.sync.plan import Options, counts, counts_until, suspicion_retry_at
+from startlist.sync.plan import Options, counts, counts_until, estimated_calls, suspicion_retry_at
 from startlist.sync.race import run_pass
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 PAGE_ROWS = 2_500
 HELD_AGAIN = timedelta(minutes=1)  # when a race is looked at again that another run holds
 FURTHEST = timedelta(days=1)
+AFFORDED = 0.25  # of the calls that are left in the hour: what a full pass of a large race may take before it is due
 IN_LINE = {Rank.ROUTINE: 60.0, Rank.RACE_WEEK: 15.0}  # seconds over which races spread that wait for the same call
 
 
@@ -109,13 +110,22 @@ class RaceTurn:
             days = self.crew.rhythm.days_after
             wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
             large = await schedule.has_rows(conn, self.key[0], wanted, PAGE_ROWS)
+            full_every = cadence.full_every(now, fits_one_page=not large, stretch=stretch)
+            if large and not await self._affords(conn, credentials[0], share, wanted):
+                full_every = max(full_every, FURTHEST)
         options = Options(
             include_past_days=days,
-            full_every=cadence.full_every(now, fits_one_page=not large, stretch=stretch),
+            full_every=full_every,
             # Whether RunSignup still lists an event without a start is seen in the record only.
             record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now),
         )
         return _Plan(standing, credentials, options, share, stretch)
+
+    async def _affords(self, conn: Connection, credential: Credential, share: float, events: Collection[int]) -> bool:
+        """Whether a full pass leaves calls of the hour for the passes of others."""
+        rows = await races.counted_rows(conn, self.key[0], events)
+        left = await budget.calls_left(conn, credential, share)
+        return estimated_calls(rows, len(events)) <= left * AFFORDED
 
     async def _wait_in_line(
         self, conn: Connection, until: datetime, rank: Rank, period: float | None, stretch: float, standing: Standing
