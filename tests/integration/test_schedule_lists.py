@@ -156,6 +156,24 @@ async def test_the_queue_is_made_once_in_our_schema(at: Schedule, rig: Rig) -> N
     assert [row["schemaname"] for row in found] == [rig.database.schema]
 
 
+async def test_old_calls_and_passes_that_changed_nothing_are_dropped_and_changes_never(at: Schedule, rig: Rig) -> None:
+    await at.lists()
+    await at.turn()
+    rig.control.assign_bib(PERSON, 1207)
+    await at.make_due()
+    await at.turn()
+    await rig.conn.execute("update api_calls set reserved_at = now() - interval '36 days'")
+    await rig.conn.execute("update sync_history set finished_at = now() - interval '91 days'")
+    await at.lists()
+    await at.tick(times=32)
+    left = await rig.rows("select rows_inserted, rows_updated, rows_unchanged from sync_history"
+                          " where finished_at < now() - interval '1 day' order by sync_history_id")  # fmt: skip
+    assert [(row["rows_inserted"], row["rows_updated"]) for row in left] == [(12, 0), (0, 1)]
+    calls = await rig.one("select count(*) as n from api_calls where reserved_at < now() - interval '35 days'")
+    assert calls["n"] == 0
+    assert await rig.count("runsignup_bib_changes") == 1
+
+
 async def test_bibs_are_read_the_same_however_the_race_was_found(at: Schedule, rig: Rig) -> None:
     await at.lists()
     rig.control.assign_bib(PERSON, 1207)

@@ -10,7 +10,7 @@ from procrastinate import App
 
 from startlist.schedule import jobs
 from startlist.schedule.cadence import Rhythm
-from startlist.store import schedule
+from startlist.store import history, schedule
 from startlist.store.database import Connection, Database, translated
 
 log = structlog.get_logger()
@@ -20,6 +20,7 @@ LOOK_AT_LEADER = 2.0  # seconds between two tries to become it
 SILENT = 20.0  # seconds without a heartbeat after which a worker is taken for dead
 LISTS_EVERY = 5  # ticks
 CHORES_EVERY = 60  # ticks
+PURGE_EVERY = 86_400  # ticks
 
 
 class Leader:
@@ -58,6 +59,10 @@ class Leader:
                 log.info("races.adopted", races=adopted)
             for run_id in await schedule.close_dead_runs(self.database, conn):
                 log.warning("worker.vanished", run_id=run_id)
+        if self._ticks % PURGE_EVERY == CHORES_EVERY // 2:
+            dropped = await history.purge(conn)
+            if dropped:
+                log.info("history.purged", rows=dropped)
         if self._ticks % LISTS_EVERY == 0:
             stalled = await jobs.end_stalled(self.app, SILENT)
             if stalled:

@@ -28,7 +28,8 @@ PAGE_ROWS = 2_500
 HELD_AGAIN = timedelta(minutes=1)  # when a race is looked at again that another run holds
 FURTHEST = timedelta(days=1)
 AFFORDED = 0.25  # of the calls that are left in the hour: what a full pass of a large race may take before it is due
-IN_LINE = {Rank.ROUTINE: 60.0, Rank.RACE_WEEK: 15.0}  # seconds over which races spread that wait for the same call
+# Seconds over which races spread that wait for the same call.
+IN_LINE = {Rank.ROUTINE: 60.0, Rank.RACE_WEEK: 15.0, Rank.RACE_DAY: 3.0}
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ class RaceTurn:
     async def _wait_in_line(
         self, conn: Connection, until: datetime, rank: Rank, period: float | None, stretch: float, standing: Standing
     ) -> None:
-        spread = timedelta(seconds=IN_LINE.get(rank, 0.0) * self.crew.jitter())
+        spread = timedelta(seconds=IN_LINE[rank] * self.crew.jitter())
         await schedule.plan(
             conn, *self.key, at=until + spread, rank=rank, period=period, stretch=stretch, failures=standing.failures
         )  # fmt: skip

@@ -29,6 +29,14 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+PURGE_CALLS = "delete from api_calls where reserved_at < now() - interval '35 days'"
+
+PURGE_PASSES = """
+delete from sync_history
+where finished_at < now() - interval '90 days'
+  and rows_inserted + rows_updated + rows_removed + rows_missing + bib_changes + quarantined = 0
+"""
+
 BEGIN = """
 insert into sync_history (run_id, timing_partner_id, credential_id, race_id, event_ids, sync_type, status, reason)
 values (%s, %s, %s, %s, %s, %s, 'running', %s)
@@ -163,3 +171,11 @@ async def record_skipped(
 ) -> None:
     """Note that a race was not read because another run holds it."""
     await conn.execute(SKIPPED, [run_id, timing_partner_id, credential_id, race_id, sorted(event_ids), reason])
+
+
+async def purge(conn: Connection) -> int:
+    """Drop what nobody asks for any more, and say how much: calls after 35 days, passes without a change after 90."""
+    dropped = 0
+    for statement in (PURGE_CALLS, PURGE_PASSES):
+        dropped += (await conn.execute(statement)).rowcount
+    return dropped
