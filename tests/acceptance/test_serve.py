@@ -304,6 +304,24 @@ def test_a_single_connection_that_is_lost_is_survived(connection: str, at: Stage
     assert process.returncode == 0
 
 
+def test_a_job_that_the_queue_lost_does_not_hold_its_race_back(at: Stage) -> None:
+    process = at.start()
+    at.fresh()
+    key = f"race:1:{at.races[0]}"
+    until(
+        lambda: at.value(  # as when the connection broke while the worker took the job
+            "insert into procrastinate_jobs (queue_name, task_name, lock, queueing_lock, status, worker_id)"
+            " select 'startlist', 'startlist:race', %s, %s, 'doing', max(id) from procrastinate_workers"
+            " on conflict do nothing returning true",
+            key, key,
+        ) is not None
+    )  # fmt: skip
+    at.fresh()
+    assert "jobs.lost" in at.log(process)
+    stopped(process)
+    assert process.returncode == 0
+
+
 def test_a_partner_that_is_removed_while_its_jobs_wait_leaves_the_others_fresh(at: Stage) -> None:
     process = at.start()
     at.fresh()

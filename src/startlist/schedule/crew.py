@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import tzinfo
 
 from startlist.errors import CallerRefused
@@ -55,9 +56,22 @@ class Crew:
         self.jitter = jitter
         self.refused: CallerRefused | None = None
         self.broken = asyncio.Event()  # set once no call of anybody can succeed
+        self.worker_id: int | None = None  # by which the queue knows this worker, once it has given it a job
+        self.job_ids: set[int] = set()  # of the jobs in hand
         self._ring = ring
         self._elapsed = elapsed
         self._asked: tuple[float, list[Demand], float] | None = None
+
+    @contextmanager
+    def at_work(self, job_id: int | None, worker_id: int | None) -> Iterator[None]:
+        """A job is in hand; what the queue takes for being in hand beside these was lost on the way."""
+        self.worker_id = worker_id
+        assert job_id is not None  # noqa: S101  # it comes from the queue
+        self.job_ids.add(job_id)
+        try:
+            yield
+        finally:
+            self.job_ids.discard(job_id)
 
     def give_up(self, error: CallerRefused) -> None:
         """No call of anybody can succeed: the worker ends."""

@@ -6,7 +6,7 @@ twice finds nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from procrastinate import App, JobContext, PsycopgConnector
@@ -32,12 +32,16 @@ LIST_PRIORITY = PRIORITIES["race_week"] + 5
 
 async def read_race(context: JobContext, timing_partner_id: int, race_id: int) -> None:
     """Read a race, if it is due."""
-    await RaceTurn(_crew(context), timing_partner_id, race_id).take()
+    crew = _crew(context)
+    with crew.at_work(context.job.id, context.job.worker_id):
+        await RaceTurn(crew, timing_partner_id, race_id).take()
 
 
 async def read_list(context: JobContext, timing_partner_id: int) -> None:
     """Read a timing partner's race lists."""
-    await PartnerTurn(_crew(context), timing_partner_id).take()
+    crew = _crew(context)
+    with crew.at_work(context.job.id, context.job.worker_id):
+        await PartnerTurn(crew, timing_partner_id).take()
 
 
 def _crew(context: JobContext) -> Crew:
@@ -108,10 +112,23 @@ async def _defer(app: App, jobs: list[Job]) -> None:
 
 async def end_stalled(app: App, silent_seconds: float) -> int:
     """End the jobs of workers that have been silent for so long; what they read is still due, and queued anew."""
-    stalled = list(await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=silent_seconds))
-    for job in stalled:
-        assert job.id is not None  # noqa: S101  # it comes from the table
-        with suppress(ConnectorException):  # it ended in this moment
-            await app.job_manager.finish_job_by_id_async(job_id=job.id, status=Status.FAILED, delete_job=True)
+    stalled = {job.id for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=silent_seconds)}
+    await end(app, stalled)
     await app.job_manager.prune_stalled_workers(silent_seconds)
     return len(stalled)
+
+
+async def lost(app: App, crew: Crew) -> set[int | None]:
+    """Jobs that the queue takes for being in this worker's hands: a connection broke as one was taken, or ended."""
+    if crew.worker_id is None:
+        return set()
+    found = await app.job_manager.list_jobs_async(status=Status.DOING.value, worker_id=crew.worker_id)
+    return {job.id for job in found} - crew.job_ids
+
+
+async def end(app: App, job_ids: Collection[int | None]) -> None:
+    """Take jobs out of the queue; those that ended in this moment are out already."""
+    for job_id in job_ids:
+        assert job_id is not None  # noqa: S101  # they come from the table
+        with suppress(ConnectorException):
+            await app.job_manager.finish_job_by_id_async(job_id=job_id, status=Status.FAILED, delete_job=True)

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 import structlog
+from procrastinate import App
 from procrastinate.exceptions import ConnectorException
 
 from startlist.config import Settings
@@ -107,7 +108,10 @@ class Worker:
                     abort_job_polling_interval=60.0,
                 )
             )
-            others = [asyncio.create_task(one) for one in (self.stop.wait(), crew.broken.wait(), self._pulse(context))]
+            others = [
+                asyncio.create_task(one)
+                for one in (self.stop.wait(), crew.broken.wait(), self._pulse(context, app, crew))
+            ]
             if self.leads:
                 others.append(asyncio.create_task(Leader(database, app, crew.rhythm, sleep=self._sleep).run()))
             try:
@@ -123,12 +127,18 @@ class Worker:
             for task in done:
                 await task
 
-    async def _pulse(self, context: Context) -> None:
-        """Notice when the connection that the jobs share is lost, and nothing else is."""
+    async def _pulse(self, context: Context, app: App, crew: Crew) -> None:
+        """Notice when the connection that the jobs share is lost and nothing else is, and when a job is."""
+        suspected: set[int | None] = set()
         while True:
             await self._sleep(PULSE)
             async with context.admin() as conn:
                 await conn.execute("select 1")
+            found = await jobs.lost(app, crew)
+            if again := found & suspected:  # one that ends just now is not in hand any more either
+                log.warning("jobs.lost", jobs=len(again))
+                await jobs.end(app, again)
+            suspected = found
 
 
 def zone_of(name: str | None) -> tzinfo | None:
