@@ -31,23 +31,14 @@ MOMENTS: list[Moment] = [
     ({"endpoint": "race"}, 0),
     ("runsignup_events", 2),
     ("runsignup_participants", 1),
-    ("runsignup_participants", 499),
     ("backfill_progress", 1),
     ({"endpoint": "participants"}, 1),
     ("sync_history", 3),
     ("runsignup_participants", 612),
     ("api_calls", 6),
-    ("backfill_progress", 2),
-    ({"endpoint": "participants"}, 1),
-    ("sync_history", 2),
-    ("api_calls", 3),
-    ("runsignup_participants", 30),
     ({"endpoint": "removed_participants"}, 0),
     ("runsignup_participants", 40),
-    ("backfill_progress", 1),
     ({"endpoint": "removed_participants"}, 1),
-    ("sync_history", 2),
-    ("api_calls", 2),
 ]
 
 

@@ -161,7 +161,7 @@ def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datet
 
 def _span(interval: timedelta) -> str:
     minutes = interval // timedelta(minutes=1)
-    return f"{interval.days} days" if interval >= timedelta(days=2) else f"{minutes} minutes"
+    return f"{minutes} minutes" if timedelta() < interval < timedelta(days=2) else f"{interval.days} days"
 
 
 def suspicion_retry_at(suspicion: dict[str, Any], interval: timedelta) -> datetime:
