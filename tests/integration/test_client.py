@@ -301,6 +301,17 @@ async def test_trap_15_a_clamp_loses_no_row(client: RunSignup, control: Control,
     assert [page.after for page in alone[1:3]] == [page.up_to for page in alone[:2]]
 
 
+@pytest.mark.parametrize("paging", ["total", "per_event"])
+async def test_a_clamped_page_that_repeats_a_row_is_no_end(client: RunSignup, control: Control, paging: str) -> None:
+    control.settings(paging=paging)
+    control.register(FIRST, 1100)
+    control.register(SECOND, 700)
+    control.fault("clamp", rows=500, times=None)
+    control.fault("duplicate_rows", times=None)  # so that 501 come, or one more in each event
+    read = await pages(client)
+    assert {row.registration_id for page in read for row in page.rows} == truth(control).keys()
+
+
 async def test_trap_17_an_exact_multiple_costs_one_more_call(client: RunSignup, control: Control) -> None:
     control.register(FIRST, 488)
     read = await pages(client, [FIRST])

@@ -136,6 +136,7 @@ def read_rows(body: Body, endpoint: str, make: Callable[[int, int, Raw | bytes],
     found: Rows[R] = Rows()
     by_element: Counter[int | None] = Counter()
     by_row: Counter[int | None] = Counter()
+    seen: set[tuple[int, int]] = set()
     largest = 0
     for event_id, rows in _row_lists(body, endpoint, found):
         found.tally.by_event.append(len(rows))
@@ -149,10 +150,14 @@ def read_rows(body: Body, endpoint: str, make: Callable[[int, int, Raw | bytes],
             own_event, registration_id = head
             found.rows.append(make(own_event, registration_id, raw))
             by_row[own_event] += 1
+            seen.add(head)
             if registration_id > largest:
                 largest = registration_id
     found.tally.rows += by_row.total()
     found.tally.by_event += [*by_element.values(), *by_row.values()]
+    if len(seen) < len(found.rows):  # a page that was cut at a round number may repeat a row beyond it
+        by_id = Counter(own_event for own_event, _ in seen)
+        found.tally.by_event += [len(seen) + len(found.bad), *by_id.values()]
     found.tally.largest_id = max((largest, *(bad.registration_id or 0 for bad in found.bad))) or None
     return found
 

@@ -56,7 +56,8 @@ class Position:
 class Tally:
     """What paging must know of an answer: all its rows, bad ones too, its rows by event, and the ids that are readable.
 
-    `by_event` counts the rows of one event in every way there is to count them: by element and by the rows' own ids.
+    `by_event` counts the rows of one event in every way there is to count them: by element, by the rows' own ids, and
+    without those that come twice.
     """
 
     rows: int = 0
