@@ -30,6 +30,9 @@ from tests.support import Cli, MakeSettings
 
 _SERVER_URL = os.environ.get("STARTLIST_TEST_DATABASE_URL")
 
+# Who is started in the background ignores Ctrl-C, and so would every command that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass
 class Server:

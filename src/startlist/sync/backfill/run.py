@@ -170,7 +170,7 @@ async def _planned(context: Context, options: Options, own: list[Credential]) ->
     seconds = seconds_to_come(calls, left, per_hour, seconds_a_call, options.between) if works else 0.0
     return PlannedPast(
         partner.timing_partner_id, partner.company_name, len(queue), events, partner.finished_before,
-        partner.left_alone, calls, left, per_hour, round(seconds, 1), partner.errors,
+        partner.left_alone, calls, left, per_hour, round(seconds, 3), partner.errors,
     )  # fmt: skip
 
 
