@@ -95,6 +95,15 @@ def test_a_cadence_that_is_stretched_is_said(cli: Cli, stored: Stored) -> None:
     assert "2.5 times less often" in said
 
 
+def test_why_passes_every_minute_are_full_is_said(cli: Cli, stored: Stored) -> None:
+    for days, times in ((8, 0), (3, 1)):
+        stored.conn.execute(
+            "update partner_provider_credentials set silent_bibs_at = now() - make_interval(days => %s)", [days]
+        )
+        said = cli("status").stdout
+        assert said.count("without its saying so (last found 3 days ago)") == times
+
+
 def test_a_worker_that_vanished_is_told_from_one_that_lives(cli: Cli, stored: Stored, database: Database) -> None:
     stored.insert("sync_runs", command="serve", trigger="schedule", status="running")
     document = cli("status", "--json").json

@@ -167,6 +167,38 @@ async def test_a_large_race_is_read_in_full_where_calls_allow_it(at: Schedule, r
     await rig.assert_truth()
 
 
+async def test_minute_passes_are_full_where_bibs_are_changed_without_a_word(at: Schedule, rig: Rig) -> None:
+    await at.gun(FIRST, HOUR)
+    await at.make_due()
+    await at.turn()
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '11 minutes'")
+    rig.control.edit(PERSON + 1, silent=True, last_name="In silence")
+    await at.make_due()
+    await at.turn()
+    last = await rig.last_pass()
+    assert (last["sync_type"], last["silent_edits"], last["silent_bibs"]) == ("full", 1, 0)
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["sync_type"] == "incremental"  # a name alone shakes no trust
+
+    await rig.conn.execute("update sync_cursors set last_full_at = now() - interval '11 minutes'")
+    rig.control.assign_bib(PERSON, 1207, silent=True)
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["silent_bibs"] == 1
+    rig.control.assign_bib(PERSON, 1208, silent=True)
+    await at.make_due()
+    assert len(await at.turn()) <= 3  # which costs no call more
+    last = await rig.last_pass()
+    assert (last["sync_type"], last["reason"]) == ("full", "incremental passes do not show every bib")
+    assert (await rig.registration(PERSON))["bib_num"] == "1208"
+
+    await rig.conn.execute("update partner_provider_credentials set silent_bibs_at = now() - interval '8 days'")
+    await at.make_due()
+    await at.turn()
+    assert (await rig.last_pass())["sync_type"] == "incremental"
+
+
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +269,41 @@ async def test_a_race_whose_calls_are_used_up_waits_in_the_database_and_nowhere_
     await rig.pass_time(3610)
     await at.make_due()
     assert len(await at.turn()) == 3
+
+
+async def test_who_waits_for_a_call_gets_it_in_the_order_of_coming(at: Schedule, rig: Rig) -> None:
+    used = (await rig.one("select count(*) as n from api_calls"))["n"]
+    await rig.conn.execute(
+        "insert into api_calls (credential_id, endpoint, reserved_at)"
+        " select 1, 'filler', now() - interval '50 minutes' + n * interval '1 minute' from generate_series(1, 20) as n"
+    )
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [used + 20])
+    await rig.conn.execute(
+        "insert into runsignup_races (timing_partner_id, race_id, credential_id)"
+        " select 1, n, 1 from generate_series(1, 4) as n"
+    )
+    await rig.conn.execute(
+        "insert into sync_cursors (timing_partner_id, race_id, rank, waits_since, next_sync_at, planned_at,"
+        " period_seconds, last_full_at)"
+        " select 1, n, case when n = 4 then 'routine' else 'race_day' end, now() - n * interval '1 minute',"
+        " now() + interval '20 minutes', now(), 60, now() from generate_series(1, 4) as n"
+    )
+    await at.gun(FIRST, HOUR)
+    await rig.conn.execute(
+        "update sync_cursors set next_sync_at = now() - interval '150 seconds' where race_id = %s", [RACE]
+    )
+    assert await at.turn() == []
+    # The third race alone came before it: that one has the first two calls that come free, this one the next two.
+    fourth = await rig.one(
+        "select reserved_at + interval '3605 seconds' as free from api_calls order by reserved_at offset 3 limit 1"
+    )
+    cursor = await rig.cursor()
+    assert cursor["next_sync_at"] == fourth["free"]
+    await rig.conn.execute("update sync_cursors set next_sync_at = now(), planned_at = now() - interval '1 second'")
+    assert await at.due() == [3, RACE, 2, 1, 4]
+    await rig.pass_time(3610)
+    assert await at.turn() != []
+    assert (await rig.cursor())["waits_since"] is None
 
 
 async def test_routine_leaves_calls_to_race_week_and_race_week_to_race_day(at: Schedule, rig: Rig) -> None:

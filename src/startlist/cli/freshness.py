@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from startlist.cli import words
+from startlist.schedule import decision
 from startlist.store.partners import CredentialState
 from startlist.store.status import RaceState
 
@@ -51,6 +52,17 @@ def due(race: RaceState, now: datetime) -> str | None:
     if late is None or race.next_sync_at is None:
         return None
     return f"due for {words.span(late)}" if late else f"in {words.span(race.next_sync_at - now)}"
+
+
+def distrusted(credentials: Iterable[CredentialState], now: datetime) -> Iterator[str]:
+    """Whose races are read in full every minute on race day, and why."""
+    for one in credentials:
+        if one.silent_bibs_at is not None and decision.distrusted(one.silent_bibs_at, now):
+            yield (
+                f"timing partner {one.timing_partner_id} ({one.company_name}): bibs of races of API key"
+                f" {one.principal} changed in RunSignup without its saying so (last found"
+                f" {words.span(now - one.silent_bibs_at)} ago); so its passes every minute are full ones"
+            )
 
 
 def stretched(races: Iterable[RaceState], credentials: Iterable[CredentialState]) -> Iterator[str]:

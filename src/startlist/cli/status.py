@@ -138,6 +138,7 @@ def _general(database: Database, found: Status, filters: Filters) -> Iterator[st
                 f" {past.left} of {words.counted(past.races, 'race')} left: startlist backfill goes on with it"
             )
     yield from freshness.stretched(found.races, found.credentials)
+    yield from freshness.distrusted(found.credentials, found.holders.at)
     for worker in found.workers:
         if not found.holders.works(database, worker):
             yield f"the {worker.command} of run {worker.run_id} ended without a word; others do its jobs"

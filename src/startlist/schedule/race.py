@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
 from startlist.errors import CallerRefused, CredentialRefused, DatabaseError, PermissionDenied, Retry, StartlistError
-from startlist.schedule.cadence import Cadence, CountingEvent, Due
 from startlist.schedule.crew import Crew
+from startlist.schedule.decision import (
+    AFFORDED,
+    FURTHEST,
+    PAGE_ROWS,
+    Ended,
+    cadence_of,
+    distrusted,
+    full_every,
+    next_turn,
+    share_of,
+    undated_events,
+)
 from startlist.store import budget, cursors, races, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Connection
 from startlist.store.partners import Credential
-from startlist.store.races import StoredEvent, StoredRace
+from startlist.store.races import StoredRace
 from startlist.store.schedule import Standing
 from startlist.sync.credential import CredentialInUse
 from startlist.sync.job import Job, Outcome
-from startlist.sync.plan import Options, counts, counts_until, estimated_calls, suspicion_retry_at
+from startlist.sync.plan import Options, counts, estimated_calls, suspicion_retry_at
 from startlist.sync.race import run_pass
 
 log = structlog.get_logger()
-
-PAGE_ROWS = 2_500
-HELD_AGAIN = timedelta(minutes=1)  # when a race is looked at again that another run holds
-FURTHEST = timedelta(days=1)
-AFFORDED = 0.25  # of the calls that are left in the hour: what a full pass of a large race may take before it is due
-# Seconds over which races spread that wait for the same call.
-IN_LINE = {Rank.ROUTINE: 60.0, Rank.RACE_WEEK: 15.0, Rank.RACE_DAY: 3.0}
 
 
 @dataclass(slots=True)
@@ -61,13 +65,13 @@ class RaceTurn:
 
     async def take(self) -> None:
         """Read the race if it is due, and plan its next turn. Cancelled, it stays due."""
-        stretch = 1.0
+        stretch, waits_since = 1.0, None
         outcome: Outcome | None = None
         try:
             found = await self._prepare()
             if found is None:
                 return
-            stretch = found.stretch
+            stretch, waits_since = found.stretch, found.standing.waits_since
             outcome = await self._read(found)
         except CallerRefused as error:
             self.crew.give_up(error)
@@ -75,7 +79,7 @@ class RaceTurn:
             log.warning("race.failed", timing_partner_id=self.key[0], race_id=self.key[1], message=str(error))
         except Exception:  # the outermost loop around a pass: one race's fault must not stop the others
             log.exception("race.failed", timing_partner_id=self.key[0], race_id=self.key[1])
-        await self._plan(outcome, stretch)
+        await self._plan(outcome, stretch, waits_since)
 
     # -- before ----------------------------------------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ class RaceTurn:
             if stored is None or stored.gone_at is not None:
                 await schedule.plan(conn, *self.key, at=None)
                 return None
-            cadence, now = self._cadence(stored, ()), standing.now
+            cadence, now = cadence_of(self.key[0], stored, self.crew.rhythm), standing.now
             undated = undated_events(stored)
             period = cadence.period(now)
             if period is None and not undated and stored.has_events:
@@ -100,23 +104,17 @@ class RaceTurn:
                 return None  # it stays due until there is one
             stretch = await self.crew.stretch(conn, credentials[0])
             rank = cadence.rank(now)
-            # Who has had no pass for two periods is served like race day: so no race starves.
-            overdue = timedelta(seconds=2 * (period or self.crew.rhythm.routine) * stretch)
-            late = standing.completed_at is None or now - standing.completed_at > overdue
-            share = Rank.RACE_DAY.share if late else rank.share
-            free_at = await budget.free_at(conn, credentials[0], share)
-            if free_at is not None:
-                await self._wait_in_line(conn, free_at, rank, period, stretch, standing)
+            share = share_of(rank, now, standing.completed_at, period, stretch, self.crew.rhythm)
+            if await self._waits_in_line(conn, credentials[0], share, rank, period, stretch, standing):
                 return None
             days = self.crew.rhythm.days_after
             wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
             large = await schedule.has_rows(conn, self.key[0], wanted, PAGE_ROWS)
-            full_every = cadence.full_every(now, fits_one_page=not large, stretch=stretch)
-            if large and not await self._affords(conn, credentials[0], share, wanted):
-                full_every = max(full_every, FURTHEST)
+            affords = not large or await self._affords(conn, credentials[0], share, wanted)
+            silent = distrusted(credentials[0].silent_bibs_at, now)
         options = Options(
             include_past_days=days,
-            full_every=full_every,
+            full_every=full_every(cadence, now, large=large, affords=affords, silent=silent, stretch=stretch),
             # Whether RunSignup still lists an event without a start is seen in the record only.
             record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now),
         )
@@ -128,14 +126,25 @@ class RaceTurn:
         left = await budget.calls_left(conn, credential, share)
         return estimated_calls(rows, len(events)) <= left * AFFORDED
 
-    async def _wait_in_line(
-        self, conn: Connection, until: datetime, rank: Rank, period: float | None, stretch: float, standing: Standing
-    ) -> None:
-        spread = timedelta(seconds=IN_LINE[rank] * self.crew.jitter())
+    async def _waits_in_line(
+        self, conn: Connection, credential: Credential, share: float, rank: Rank, period: float | None, stretch: float,
+        standing: Standing,
+    ) -> bool:  # fmt: skip
+        """Whether no call is left for it yet: then it comes again when its own is free, behind those who came before.
+
+        Each gets the moment of its own call, so that nobody overtakes and nobody comes in vain.
+        """
+        before = await schedule.ahead(conn, *self.key, credential.credential_id, rank, standing.waits_since)
+        until = await budget.free_at(conn, credential, share, ahead=before)
+        if until is None:
+            await schedule.leave_line(conn, *self.key)
+            return False
         await schedule.plan(
-            conn, *self.key, at=until + spread, rank=rank, period=period, stretch=stretch, failures=standing.failures
+            conn, *self.key, at=until, rank=rank, period=period, stretch=stretch, failures=standing.failures,
+            waits_since=standing.waits_since,
         )  # fmt: skip
         log.info("race.waiting", timing_partner_id=self.key[0], race_id=self.key[1], until=until.isoformat())
+        return True
 
     async def _usable(self, conn: Connection, stored: StoredRace) -> list[Credential]:
         """The partner's credentials that are not stopped, the one that reads this race first."""
@@ -145,17 +154,6 @@ class RaceTurn:
     async def _stored(self, conn: Connection, now: datetime) -> StoredRace | None:
         since = now - timedelta(days=self.crew.rhythm.days_after + 2)
         return (await races.stored_races(conn, *self.key, ended_after=since)).get(self.key[1])
-
-    def _cadence(self, stored: StoredRace, listed: Collection[int], *, read: bool = True) -> Cadence:
-        """`listed` are events that count even without a start; a race that was never read may have some."""
-        events = [
-            CountingEvent(e.start_time, e.race_day, counts_until(e, self.crew.rhythm.days_after))
-            for e in stored.events
-            if e.gone_at is None and (e.start_time is not None or e.event_id in listed)
-        ]
-        if not read and not stored.has_events:
-            events.append(CountingEvent(None, None, None))
-        return Cadence(*self.key, events, self.crew.rhythm)
 
     # -- the pass --------------------------------------------------------------------------------------------------
 
@@ -191,8 +189,11 @@ class RaceTurn:
 
     # -- after -----------------------------------------------------------------------------------------------------
 
-    async def _plan(self, outcome: Outcome | None, stretch: float) -> None:
-        """Plan the next turn from what is stored now: the pass may have moved a start."""
+    async def _plan(self, outcome: Outcome | None, stretch: float, waits_since: datetime | None) -> None:
+        """Plan the next turn from what is stored now: the pass may have moved a start.
+
+        Who is put off on the way keeps its place in line, `waits_since`.
+        """
         async with self.context.admin() as conn, conn.transaction():
             standing = await schedule.standing(conn, *self.key, lock=True)
             if standing is None:
@@ -208,35 +209,27 @@ class RaceTurn:
             read = outcome is not None and outcome.until is None and outcome.status in ("completed", "partial")
             # Whether RunSignup lists an event without a start is known only once the race was read.
             undated = {event.event_id for event in undated_events(stored)}
-            cadence = self._cadence(stored, outcome.event_ids if outcome is not None and read else undated, read=read)
-            due = self._next(cadence, standing.now, outcome, failures, stretch)
+            cadence = cadence_of(
+                self.key[0], stored, self.crew.rhythm,
+                listed=outcome.event_ids if outcome is not None and read else undated, read=read,
+            )  # fmt: skip
+            due = next_turn(cadence, standing.now, _ended(outcome), failures, self.crew.jitter(), stretch)
             if due is None:
                 await schedule.plan(conn, *self.key, at=None, failures=failures)
                 return
-            at = min(due.at, standing.now + FURTHEST)
+            at = due.at
             cursor = await cursors.load_cursor(conn, *self.key)
             if cursor.suspicion is not None and not failed:
                 again = suspicion_retry_at(cursor.suspicion, FURTHEST)
                 at = min(at, again) if again > standing.now else at
             await schedule.plan(
-                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read
+                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read,
+                waits_since=waits_since if outcome is not None and outcome.until is not None else None,
             )  # fmt: skip
 
-    def _next(
-        self, cadence: Cadence, now: datetime, outcome: Outcome | None, failures: int, stretch: float
-    ) -> Due | None:
-        due = cadence.next_due(now, stretch)
-        if due is None:
-            return None
-        if outcome is None or (outcome.status == "failed" and isinstance(outcome.error, Retry | DatabaseError)):
-            return cadence.retry_at(now, failures, self.crew.jitter(), stretch)
-        if outcome.until is not None:  # its calls are used up: no cadence helps
-            return replace(due, at=outcome.until, rank=cadence.rank(now))
-        if outcome.status == "skipped":
-            return replace(due, at=min(due.at, now + HELD_AGAIN))
-        return due
 
-
-def undated_events(stored: StoredRace) -> list[StoredEvent]:
-    """Events without a readable start that are not gone."""
-    return [event for event in stored.events if event.gone_at is None and event.start_time is None]
+def _ended(outcome: Outcome | None) -> Ended:
+    if outcome is None:
+        return Ended(try_again=True)
+    failed = outcome.status == "failed" and isinstance(outcome.error, Retry | DatabaseError)
+    return Ended(try_again=failed, until=outcome.until, held=outcome.status == "skipped")

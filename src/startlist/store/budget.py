@@ -170,8 +170,11 @@ async def calls_left(conn: Connection, credential: Credential, share: float = 1.
     return max(0, calls_of_share(credential.calls_per_hour, share) - (int(row[0]) if row else 0))
 
 
-async def free_at(conn: Connection, credential: Credential, share: float) -> datetime | None:
-    """When a pass may begin again, by the hour and by pauses; None when it may now, or the credential was removed."""
+async def free_at(conn: Connection, credential: Credential, share: float, *, ahead: int = 0) -> datetime | None:
+    """When a pass may begin again, by the hour and by pauses; None when it may now, or the credential was removed.
+
+    `ahead`: so many others are to have their calls before.
+    """
     query = """
         select f.free_at
         from partner_provider_credentials c
@@ -185,7 +188,8 @@ async def free_at(conn: Connection, credential: Credential, share: float) -> dat
     """
     limit = calls_of_share(credential.calls_per_hour, share)
     with translated():
-        row = await (await conn.execute(query, [limit - min(2, limit), credential.credential_id])).fetchone()
+        offset = max(limit - 2 * (ahead + 1), 0)
+        row = await (await conn.execute(query, [offset, credential.credential_id])).fetchone()
     return row[0] if row else None
 
 

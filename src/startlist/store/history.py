@@ -21,6 +21,7 @@ class Figures:
     rows_missing: int = 0
     bib_changes: int = 0
     silent_edits: int = 0
+    silent_bibs: int = 0
     quarantined: int = 0
 
     def add(self, other: Figures) -> None:
@@ -55,7 +56,7 @@ update sync_history
 set api_calls = %(api_calls)s, rows_received = %(rows_received)s, rows_inserted = %(rows_inserted)s,
     rows_updated = %(rows_updated)s, rows_unchanged = %(rows_unchanged)s, rows_removed = %(rows_removed)s,
     rows_missing = %(rows_missing)s, bib_changes = %(bib_changes)s, silent_edits = %(silent_edits)s,
-    quarantined = %(quarantined)s
+    silent_bibs = %(silent_bibs)s, quarantined = %(quarantined)s
 where sync_history_id = %(id)s
 """
 

@@ -36,6 +36,7 @@ class Credential:
     stopped_at: datetime | None
     stopped_reason: str | None
     rotated_at: datetime | None = None  # which secret this is: what is found out about it holds for no later one
+    silent_bibs_at: datetime | None = None  # when a full pass last found a bib changed that was not dated anew
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class CredentialState:
     stopped_at: datetime | None
     stopped_reason: str | None
     paused_until: datetime | None
+    silent_bibs_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ _CREDENTIALS: LiteralString = """
     select (select fingerprint from secret_keys) as fingerprint, c.credential_id, c.timing_partner_id, t.company_name,
            c.principal, c.secret, c.credential_type,
            coalesce(c.calls_per_hour, %(configured)s::int, p.rate_limit_per_hour, %(default)s::int) as calls_per_hour,
-           c.verified_at, c.stopped_at, c.stopped_reason, c.rotated_at
+           c.verified_at, c.stopped_at, c.stopped_reason, c.rotated_at, c.silent_bibs_at
     from partner_provider_credentials c
     join timing_partners t using (timing_partner_id)
     join providers p using (provider_id)
@@ -94,7 +96,7 @@ _STATES: LiteralString = """
                c.calls_per_hour, %(configured)s::int, p.rate_limit_per_hour, %(default)s::int
            ) end as calls_per_hour,
            coalesce(made.calls, 0) as calls_last_hour, c.verified_at, c.stopped_at, c.stopped_reason,
-           case when c.paused_until > clock_timestamp() then c.paused_until end as paused_until
+           case when c.paused_until > clock_timestamp() then c.paused_until end as paused_until, c.silent_bibs_at
     from timing_partners t
     left join (partner_provider_credentials c join providers p using (provider_id))
         on c.timing_partner_id = t.timing_partner_id and c.provider_id = 2
@@ -342,6 +344,14 @@ async def remove(database: Database, timing_partner_id: int) -> None:
             query = "delete from timing_partners where timing_partner_id = %s"
             if (await conn.execute(query, [timing_partner_id])).rowcount == 0:
                 raise _unknown(timing_partner_id)
+
+
+async def note_silent_bibs(conn: Connection, credential_id: int) -> None:
+    """Note that bibs were changed in RunSignup so that no incremental pass of this credential could see it."""
+    await conn.execute(
+        "update partner_provider_credentials set silent_bibs_at = clock_timestamp() where credential_id = %s",
+        [credential_id],
+    )
 
 
 async def mark_verified(conn: Connection, credential: Credential) -> None:

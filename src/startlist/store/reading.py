@@ -91,6 +91,7 @@ class StoredPass:
     rows_missing: int
     bib_changes: int
     silent_edits: int
+    silent_bibs: int
     quarantined: int
     error_code: int | None
     error_message: str | None
@@ -144,8 +145,8 @@ order by next_start nulls last, last_start desc nulls last, race_id, timing_part
 PASSES: LiteralString = """
 select h.sync_history_id, h.run_id, h.timing_partner_id, h.credential_id, h.race_id, r.name as race_name, h.event_ids,
        h.sync_type, h.status, h.reason, h.started_at, h.finished_at, h.api_calls, h.rows_received, h.rows_inserted,
-       h.rows_updated, h.rows_unchanged, h.rows_removed, h.rows_missing, h.bib_changes, h.silent_edits, h.quarantined,
-       h.error_code, h.error_message
+       h.rows_updated, h.rows_unchanged, h.rows_removed, h.rows_missing, h.bib_changes, h.silent_edits, h.silent_bibs,
+       h.quarantined, h.error_code, h.error_message
 from sync_history as h
 left join runsignup_races as r on r.timing_partner_id = h.timing_partner_id and r.race_id = h.race_id
 where (%(partner)s::bigint is null or h.timing_partner_id = %(partner)s)

@@ -97,6 +97,7 @@ class Merged:
     changes: int = 0
     bib_changes: int = 0
     silent_edits: int = 0
+    silent_bibs: int = 0  # of those
     absent: list[Key] = field(default_factory=list)  # stored and active in the page's range, but not in the page
     contested: list[Key] = field(default_factory=list)  # in the page, but stored as removed
 
@@ -251,7 +252,8 @@ gathered as (
 select (select count(*) from written),
        count(*),
        count(bib_kind),
-       count(*) filter (where change_type = 'updated' and source_modified_at < %(last_query)s::timestamptz)
+       count(*) filter (where change_type = 'updated' and source_modified_at < %(last_query)s::timestamptz),
+       count(bib_kind) filter (where source_modified_at < %(last_query)s::timestamptz)
 from gathered
 """
 MERGE = (
@@ -377,12 +379,12 @@ async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], 
         "last_query": scope.last_query,
     }
     cursor = await conn.execute(MERGE, values)
-    written, changes, bib_changes, silent = await cursor.fetchone() or (0, 0, 0, 0)
+    written, changes, bib_changes, silent, silent_bibs = await cursor.fetchone() or (0, 0, 0, 0, 0)
     merged.updated = written
     merged.unchanged += len(differing) - written
     merged.changes += changes
     merged.bib_changes += bib_changes
-    merged.silent_edits = silent
+    merged.silent_edits, merged.silent_bibs = silent, silent_bibs
 
 
 async def _copy(

@@ -34,7 +34,8 @@ class DueRace:
 class Standing:
     """Where a race stands in the schedule. `now` is the database's clock; `due`: it is to be read now.
 
-    `waited`: its last pass was put off. `completed_at`: when its last complete pass ended.
+    `waited`: its last pass was put off. `waits_since`: when it became due. `completed_at`: when its last complete pass
+    ended.
     """
 
     now: datetime
@@ -44,6 +45,7 @@ class Standing:
     due: bool
     failures: int
     waited: bool
+    waits_since: datetime
     completed_at: datetime | None
 
 
@@ -71,7 +73,7 @@ with due as (
     where next_sync_at > statement_timestamp() + %(longest)s::interval and planned_at <= statement_timestamp()
 ),
 ranked as (
-    select timing_partner_id, race_id, next_sync_at,
+    select timing_partner_id, race_id, coalesce(waits_since, next_sync_at) as due_since,
            case when coalesce(last_full_at, last_incremental_at) is null or period_seconds is null
                      or stale_at < statement_timestamp()
                 then 'race_day' else coalesce(rank, 'routine') end as rank
@@ -85,7 +87,7 @@ where exists (select from partner_provider_credentials as k
                   where j.queueing_lock = 'race:' || due.timing_partner_id || ':' || due.race_id and j.status = 'todo')
   and not exists (select from procrastinate_jobs as j
                   where j.lock = 'race:' || due.timing_partner_id || ':' || due.race_id and j.status = 'doing')
-order by array_position(array['race_day', 'race_week', 'routine'], rank), next_sync_at
+order by array_position(array['race_day', 'race_week', 'routine'], rank), due_since
 limit %(most)s
 """
 
@@ -99,6 +101,7 @@ select clock_timestamp() as now, r.credential_id, r.gone_at, r.race_id is not nu
                  where h.timing_partner_id = c.timing_partner_id and h.race_id = c.race_id
                    and h.status not in ('running', 'skipped') and h.sync_type <> 'backfill'
                  order by h.sync_history_id desc limit 1), false) as waited,
+       coalesce(c.waits_since, c.next_sync_at, clock_timestamp()) as waits_since,
        greatest(c.last_full_at, c.last_incremental_at) as completed_at
 from sync_cursors as c
 left join runsignup_races as r on r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id
@@ -109,11 +112,21 @@ PLAN: LiteralString = """
 update sync_cursors
 set next_sync_at = %(at)s::timestamptz, planned_at = clock_timestamp(), rank = %(rank)s,
     period_seconds = %(period)s::integer, stretch = %(stretch)s::real, failures = %(failures)s,
+    waits_since = %(waits_since)s,
     stale_at = case when %(at)s::timestamptz is null then null
                     when %(read)s then %(at)s::timestamptz
                          + make_interval(secs => %(period)s::integer * %(stretch)s::float8 + 60)
                     else coalesce(stale_at, clock_timestamp() + interval '15 minutes') end
 where timing_partner_id = %(partner)s and race_id = %(race)s
+"""
+
+AHEAD: LiteralString = """
+select count(*)
+from sync_cursors as c
+join runsignup_races as r using (timing_partner_id, race_id)
+where c.timing_partner_id = %(partner)s and c.waits_since is not null and c.next_sync_at is not null
+  and r.credential_id = %(credential)s and c.race_id <> %(race)s
+  and (c.rank = any(%(higher)s) or c.rank = %(rank)s and (c.waits_since, c.race_id) < (%(since)s, %(race)s))
 """
 
 # Roughly what counts: which events really do, the race's own job finds out.
@@ -224,17 +237,39 @@ async def plan(
     stretch: float = 1.0,
     failures: int = 0,
     read: bool = False,
+    waits_since: datetime | None = None,
 ) -> None:
     """Set when a race is due next (None: not until it has a new date), and what was known then.
 
-    `read`: it was just read to the end; else it becomes stale when it would have before.
+    `read`: it was just read to the end; else it becomes stale when it would have before. `waits_since`: it was due
+    then, and waits for a call.
     """
     values = {"partner": timing_partner_id, "race": race_id, "at": at, "rank": None if rank is None else name(rank)}
     await conn.execute(
         PLAN,
         values
-        | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures, "read": read},
+        | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures, "read": read}
+        | {"waits_since": waits_since},
     )
+
+
+async def ahead(
+    conn: Connection, timing_partner_id: int, race_id: int, credential_id: int, rank: Rank, since: datetime
+) -> int:
+    """How many races wait for a call of the credential that come before this one: by rank, then by who came first."""
+    values = {"partner": timing_partner_id, "race": race_id, "credential": credential_id, "since": since}
+    higher = [name(other) for other in Rank if other > rank]
+    row = await (await conn.execute(AHEAD, values | {"higher": higher, "rank": name(rank)})).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def leave_line(conn: Connection, timing_partner_id: int, race_id: int) -> None:
+    """The race waits no longer: its calls are free."""
+    query = """
+        update sync_cursors set waits_since = null
+        where timing_partner_id = %s and race_id = %s and waits_since is not null
+    """
+    await conn.execute(query, [timing_partner_id, race_id])
 
 
 def name(rank: Rank) -> str:

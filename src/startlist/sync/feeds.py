@@ -185,6 +185,7 @@ class Feeds:
             figures.rows_updated += merged.updated
             figures.rows_unchanged += merged.unchanged
             figures.silent_edits += merged.silent_edits
+            figures.silent_bibs += merged.silent_bibs
             figures.bib_changes += merged.bib_changes
             await ledger.end_page(at, merged.changes)
         self._means.proof.set()

@@ -150,6 +150,8 @@ def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datet
     if cursor.last_fallback_at is not None and now - cursor.last_fallback_at < timedelta(hours=1):
         return Decision(Kind.FULL, "an incremental pass failed within the last hour")
     interval = options.full_every if options.full_every is not None else timedelta(days=options.incremental_days)
+    if options.full_every == timedelta():
+        return Decision(Kind.FULL, "incremental passes do not show every bib")
     if cursor.suspicion is not None:
         if now >= suspicion_retry_at(cursor.suspicion, interval):
             return Decision(Kind.FULL, "registrations were suspiciously absent: asking again")

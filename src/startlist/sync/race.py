@@ -26,7 +26,7 @@ from startlist.errors import (
     Throttled,
 )
 from startlist.runsignup import Race
-from startlist.store import budget, cursors, history, quarantine, races, removals, stages
+from startlist.store import budget, cursors, history, partners, quarantine, races, removals, stages
 from startlist.store.database import Connection, translated
 from startlist.store.history import Figures
 from startlist.store.registrations import Scope
@@ -292,6 +292,8 @@ class _Pass:
                 )  # fmt: skip
             else:
                 await cursors.clear_checkpoint(self.conn, *key)
+            if self.ledger.figures.silent_bibs:
+                await partners.note_silent_bibs(self.conn, self.job.credential_id)
             outcome = await self._close("partial" if partial else "completed", self.decision.reason)
             outcome.participants = await races.counted_rows(self.conn, key[0], outcome.event_ids)
             await self.ledger.write_changes(changes)

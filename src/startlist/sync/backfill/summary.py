@@ -139,4 +139,8 @@ class BackfillSummary(Run):
 
 def _figures(figures: Figures) -> dict[str, int]:
     """Without those that a backfill never has."""
-    return {name: value for name, value in asdict(figures).items() if name not in ("rows_missing", "silent_edits")}
+    return {
+        name: value
+        for name, value in asdict(figures).items()
+        if name not in ("rows_missing", "silent_edits", "silent_bibs")
+    }

@@ -1,4 +1,4 @@
-"""Whose minute passes are read in full, and since when."""
+"""Which races wait in line for a call, and whose bibs are edited without a word."""
 
 from __future__ import annotations
 
