@@ -50,7 +50,9 @@ async def test_rule_8_a_spent_budget_is_waited_for_and_the_run_goes_on(rig: Rig,
     assert (done.status, done.exit_status) == ("completed", 0)
     for race in (RACE, *races):
         await rig.assert_truth(race)
-    assert all(3500 < seconds <= 3605 for seconds in rig.slept)
+    waits = [seconds for seconds in rig.slept if seconds > 1]  # beside what is left of one when the clock was moved
+    assert waits
+    assert all(3500 < seconds <= 3605 for seconds in waits)
     assert 1 <= len(rig.slept) <= 4
     assert all(
         why.startswith("API key ") and "has used its 4 calls an hour; free again" in why for *_, why in told.waits
