@@ -67,6 +67,7 @@ COMMANDS = (
     Command("serve", "Keep all races fresh: scheduler and worker.", SYNC, "startlist.cli.serve", "serve"),
     Command("worker", "One more worker beside a scheduler.", SYNC, "startlist.cli.serve", "worker"),
     Command("backfill", "Read what is over: the races' past, once.", SYNC, "startlist.cli.backfill", "backfill"),
+    Command("plan", "The calls that the hours to come will need.", SYNC, "startlist.cli.plan", "plan"),
     Command("races", "What is stored: races, registrations, as of when.", READ, "startlist.cli.races", "races"),
     Command("find", "Find registrations by bib or name.", READ, "startlist.cli.races", "find"),
     Command("status", "What is wrong, and since when each race is complete.", READ, "startlist.cli.status", "status"),

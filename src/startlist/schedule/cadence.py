@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 from startlist.config import Settings
 from startlist.store.budget import Rank
 
 DAY = 86_400.0
 HOUR = 3_600.0
+CALLS_OF_A_PASS = 2.0  # participants, then the removed list
 FIRST_RETRY = 15.0  # seconds after the first failure
 EPOCH = datetime.fromtimestamp(0, UTC)
 LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - DAY  # what lies beyond is not a time that anybody meant
@@ -109,6 +111,16 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A time, in epoch seconds, through which a race has one period, unstretched, and one rank."""
+
+    begin: float
+    end: float
+    period: float
+    rank: Rank
+
+
+@dataclass(frozen=True, slots=True)
 class _Window:
     begin: float
     end: float
@@ -146,6 +158,15 @@ class Cadence:
                     return Due(found, period, self._rank(found.timestamp()))
             begin = end
         return None
+
+    def spans(self, begin: datetime, end: datetime) -> Iterator[Span]:
+        """The spans of a time in which the race has one period and one rank; those in which it is not read left out."""
+        first, last = begin.timestamp(), end.timestamp()
+        edges = {edge for w in self._windows for edge in (w.begin, w.end) if first < edge < last}
+        for since, until in pairwise((first, *sorted(edges), last)):
+            period = self._period(since)
+            if period is not None:
+                yield Span(since, until, period, self._rank(since))
 
     def full_every(self, now: datetime, *, fits_one_page: bool, stretch: float = 1.0) -> timedelta:
         """How old the last full pass may be; somewhat different for each race, so that they do not all come at once."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import tzinfo
 
 from startlist.errors import CallerRefused
-from startlist.schedule.cadence import Rhythm, stretch_factor
+from startlist.schedule.cadence import CALLS_OF_A_PASS, Rhythm, stretch_factor
 from startlist.store import budget, partners, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Connection
@@ -20,7 +20,6 @@ from startlist.store.sealing import KeyRing
 from startlist.sync.context import Context
 from startlist.sync.progress import Progress
 
-CALLS_OF_A_PASS = 2.0
 USUAL_SECONDS = 0.2  # of a call, where none was made yet
 LOOK_AGAIN = 15.0  # seconds for which the demand of all races is taken as known
 

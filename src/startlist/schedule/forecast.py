@@ -1,0 +1,209 @@
+"""How many calls the cadence will need in each hour to come, against what there is. Pure.
+
+The scheduler stretches by the same rule, so that what is said here is what will be done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from itertools import accumulate
+
+from startlist.schedule.cadence import CALLS_OF_A_PASS, HOUR, Cadence, Span, stretch_factor
+from startlist.schedule.daily import BASE, LISTINGS, upcoming
+from startlist.store.budget import Rank, calls_of_share
+
+CALLS_OF_A_LIST = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRace:
+    """A race, the credential that reads it, and how many calls a full pass takes: two where it fits one page.
+
+    `distrusted`: its passes every minute are full ones.
+    """
+
+    credential_id: int
+    cadence: Cadence
+    full_calls: int
+    distrusted: bool = False
+
+
+@dataclass(slots=True)
+class Need:
+    """The calls that one hour asks for before anything is stretched, by rank."""
+
+    calls: dict[Rank, float] = field(default_factory=lambda: dict.fromkeys(Rank, 0.0))
+
+    @property
+    def pressing(self) -> float:
+        """Those of race day and race week, whose periods are stretched when there are too few."""
+        return self.calls[Rank.RACE_DAY] + self.calls[Rank.RACE_WEEK]
+
+    @property
+    def routine(self) -> float:
+        """Those that are never stretched."""
+        return self.calls[Rank.ROUTINE]
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """An hour of one credential, or of the lanes: calls asked for, calls there are, and what comes of it.
+
+    `period` is the shortest of its races, unstretched, in seconds; None where no race is read by its cadence.
+    """
+
+    at: datetime
+    need: Need
+    capacity: float
+    stretch: float
+    period: float | None
+
+    @property
+    def planned(self) -> float:
+        """The calls that will be made."""
+        return self.need.routine + self.need.pressing / self.stretch
+
+    @property
+    def fits(self) -> bool:
+        """Whether every race is read as often as its nearness asks for."""
+        return self.stretch == 1.0
+
+    @property
+    def for_backfill(self) -> int:
+        """The calls that a backfill may make in it without taking any from the races to come."""
+        return max(0, calls_of_share(int(self.capacity), Rank.BACKFILL.share) - round(self.planned))
+
+    @property
+    def crowds_out(self) -> bool:
+        """Whether a backfill that takes its whole share would leave too few calls."""
+        return self.planned > self.capacity * (1 - Rank.BACKFILL.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is to come: the lanes' hours, and each credential's."""
+
+    lanes: list[Hour]
+    credentials: dict[int, list[Hour]]
+
+
+class _Hours:
+    """What the races of one credential ask for, hour by hour; a steady rate costs the same however long it lasts."""
+
+    def __init__(self, hours: int) -> None:
+        self._hours = hours
+        self._single = {rank: [0.0] * hours for rank in Rank}  # calls of single hours
+        self._steady = {rank: [0.0] * (hours + 1) for rank in Rank}  # calls of whole hours, where they begin and end
+        self._periods: dict[float, list[int]] = defaultdict(lambda: [0] * (hours + 1))  # races, likewise
+
+    def add(self, rank: Rank, hour: int, calls: float) -> None:
+        self._single[rank][hour] += calls
+
+    def add_span(self, span: Span, since: float, calls_a_second: float) -> None:
+        """A span that lies within the hours, which begin at `since`."""
+        begin, end = span.begin - since, span.end - since
+        first, last = int(begin // HOUR), min(int(end // HOUR), self._hours - 1)
+        single, steady = self._single[span.rank], self._steady[span.rank]
+        if first == last:
+            single[first] += (end - begin) * calls_a_second
+        else:
+            single[first] += ((first + 1) * HOUR - begin) * calls_a_second
+            single[last] += (end - last * HOUR) * calls_a_second
+            steady[first + 1] += HOUR * calls_a_second
+            steady[last] -= HOUR * calls_a_second
+        self._periods[span.period][first] += 1
+        self._periods[span.period][last + 1] -= 1
+
+    def needs(self) -> list[Need]:
+        each = {
+            rank: [a + b for a, b in zip(self._single[rank], accumulate(self._steady[rank]), strict=False)]
+            for rank in Rank
+        }
+        return [Need({rank: each[rank][hour] for rank in Rank}) for hour in range(self._hours)]
+
+    def shortest(self) -> list[float | None]:
+        races = {period: list(accumulate(of_period)) for period, of_period in self._periods.items()}
+        return [
+            min((period for period, many in races.items() if many[hour]), default=None) for hour in range(self._hours)
+        ]
+
+
+def forecast(
+    races: Iterable[PlannedRace],
+    budgets: Mapping[int, int],
+    *,
+    lane_calls: float,
+    begin: datetime,
+    hours: int,
+    zone: tzinfo | None,
+) -> Forecast:
+    """The hours from `begin` on. `budgets`: calls an hour by credential; `lane_calls`: those of all lanes together.
+
+    `zone` is that of the daily times.
+    """
+    asked = {credential: _Hours(hours) for credential in budgets}
+    end = begin + timedelta(hours=hours)
+    base = _hours_of(begin, end, (BASE,), zone)
+    for race in races:
+        of_credential = asked[race.credential_id]
+        for span in race.cadence.spans(begin, end):
+            of_credential.add_span(span, begin.timestamp(), _calls_a_second(race, span))
+        for hour in base:
+            if race.cadence.period(begin + timedelta(hours=hour)) is not None:
+                of_credential.add(Rank.ROUTINE, hour, CALLS_OF_A_PASS)
+    for hour in _hours_of(begin, end, LISTINGS, zone):
+        for of_credential in asked.values():
+            of_credential.add(Rank.RACE_WEEK, hour, CALLS_OF_A_LIST)
+    starts = [begin + timedelta(hours=hour) for hour in range(hours)]
+    needs = {credential: of_credential.needs() for credential, of_credential in asked.items()}
+    periods = {credential: of_credential.shortest() for credential, of_credential in asked.items()}
+    lanes = [
+        _hour(at, _sum(of[hour] for of in needs.values()), lane_calls, 1.0, (of[hour] for of in periods.values()))
+        for hour, at in enumerate(starts)
+    ]
+    return Forecast(
+        lanes,
+        {
+            credential: [
+                _hour(at, needs[credential][hour], calls, lanes[hour].stretch, [periods[credential][hour]])
+                for hour, at in enumerate(starts)
+            ]
+            for credential, calls in budgets.items()
+        },
+    )
+
+
+def _hour(at: datetime, need: Need, capacity: float, least: float, periods: Iterable[float | None]) -> Hour:
+    stretch = max(least, stretch_factor(need.pressing, need.routine, capacity))
+    return Hour(at, need, capacity, stretch, min((p for p in periods if p is not None), default=None))
+
+
+def _calls_a_second(race: PlannedRace, span: Span) -> float:
+    """Passes, what full ones take beyond others, and readings of the race's own record."""
+    cadence, period = race.cadence, span.period
+    moment = datetime.fromtimestamp(span.begin, UTC)
+    every = cadence.full_every(moment, fits_one_page=race.full_calls <= CALLS_OF_A_PASS).total_seconds()
+    if race.distrusted and period == cadence.rhythm.race:
+        every = period
+    record = cadence.record_every(moment).total_seconds()
+    more = race.full_calls - CALLS_OF_A_PASS
+    return CALLS_OF_A_PASS / period + more / max(every, period) + 1 / max(record, period)
+
+
+def _hours_of(begin: datetime, end: datetime, times: tuple[time, ...], zone: tzinfo | None) -> list[int]:
+    """The hours in which these times of day come."""
+    found, at = [], begin - timedelta(microseconds=1)
+    while (at := upcoming(at, times, zone)) < end:
+        found.append(int((at - begin).total_seconds() // HOUR))
+    return found
+
+
+def _sum(needs: Iterable[Need]) -> Need:
+    total = Need()
+    for need in needs:
+        for rank, calls in need.calls.items():
+            total.calls[rank] += calls
+    return total

@@ -1,0 +1,70 @@
+"""`startlist plan`: whether the hours to come fit, and what is said where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stored import Stored
+from tests.support import Cli
+
+
+@pytest.fixture
+def stored(database_url: str) -> Iterator[Stored]:
+    """A partner with a race in five hours, which is read every minute from the next hour on."""
+    filler = Stored(database_url)
+    partner = filler.partner("Acme", "acme-key", verified_at="now()")
+    filler.race(partner, 10)
+    filler.event(partner, 10, 100, "5 hours")
+    yield filler
+    filler.close()
+
+
+def test_hours_that_fit(cli: Cli, stored: Stored) -> None:
+    shown = cli("plan", env={"STARTLIST_TIMEZONE": "America/Denver"})
+    assert shown.code == 0
+    assert "2 lanes at 200 ms a call (supposed)" in shown.stdout
+    assert "All of it fits." in shown.stdout
+    found = cli("plan", "--days", "1", "--json").json
+    assert (len(found["hours"]), found["problems"], found["seconds_known"]) == (24, [], False)
+    (key,) = found["credentials"]
+    assert (key["races"], key["calls_per_hour"]) == (1, 1000)
+    third = key["hours"][3]
+    assert third["calls_needed"] == {"race_day": 124}  # 60 passes, the record four times
+    assert (third["shortest_period_seconds"], third["stretch"], third["fits"]) == (60, 1, True)
+    assert third["calls_for_backfill"] == 576
+
+
+def test_hours_that_do_not_fit_are_named(cli: Cli, stored: Stored) -> None:
+    stored.conn.execute("update partner_provider_credentials set calls_per_hour = 60")
+    shown = cli("plan")
+    assert shown.code == 1
+    (problem,) = cli("plan", "--days", "1", "--json").json["problems"]
+    assert problem in shown.stdout
+    assert "timing partner 1 (Acme), API key acme-key, " in problem
+    assert "up to 124 calls an hour of 60; races to be read every 60 s will be read every 2 min" in problem
+    stored.insert("api_calls", credential_id=1, endpoint="participants", ms=72_000)
+    problems = cli("plan", "--json").json["problems"]
+    assert "all API keys together" in problems[0]
+    assert "of which 2 lanes at 72,000 ms a call can make 100; races to be read every 60 s" in problems[0]
+
+
+def test_races_that_no_key_reads_are_named(cli: Cli, stored: Stored) -> None:
+    stored.conn.execute("update partner_provider_credentials set stopped_at = now(), stopped_reason = 'code 6'")
+    shown = cli("plan")
+    assert shown.code == 1
+    assert "Acme) has no API key that RunSignup accepts, so that its races are not read at all" in shown.stdout
+
+
+def test_what_a_backfill_must_leave_is_said(cli: Cli, stored: Stored) -> None:
+    stored.conn.execute("update partner_provider_credentials set calls_per_hour = 200")
+    stored.insert("backfill_progress", timing_partner_id=1, race_id=9)
+    assert "it must leave up to 124 calls to the races to come" in cli("plan").stdout
+
+
+def test_before_there_is_anything(cli: Cli, database_url: str) -> None:
+    shown = cli("plan")
+    assert (shown.code, "All of it fits." in shown.stdout) == (0, True)
+    assert "startlist partner add" in shown.stderr
+    assert cli("plan", "--days", "0").code == 2
