@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     record_near_minutes: int = Field(60, ge=1, description="The same the day before, and the hours after.")
     record_routine_minutes: int = Field(1440, ge=1, description="The same at other times.")
     retry_seconds: int = Field(900, ge=1, le=86400, description="The longest wait after failures.")
+    monitoring: str = Field("127.0.0.1:9464", description="Where `serve` answers /healthz and /metrics; `off`.")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least level that is logged.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="`json` for machines.")
     log_file: Path | None = Field(None, description="A rotating file instead of stderr.")
@@ -129,6 +130,23 @@ class Settings(BaseSettings):
             except (ZoneInfoNotFoundError, ValueError, OSError):
                 raise ValueError("not a known time zone; use an IANA name such as America/New_York") from None
         return value
+
+    @field_validator("monitoring")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if value.lower() != "off":
+            host, port = _split_address(value)
+            if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+                raise ValueError("must be an address and a port, as 127.0.0.1:9464 or [::1]:9464, or off")
+        return value
+
+    @property
+    def monitoring_address(self) -> tuple[str, int] | None:
+        """Host and port of `monitoring`; None when it is off."""
+        if self.monitoring.lower() == "off":
+            return None
+        host, port = _split_address(self.monitoring)
+        return host, int(port)
 
     @field_validator("api_url")
     @classmethod
@@ -176,6 +194,11 @@ class Settings(BaseSettings):
                     f" ({getattr(self, name)}), so that no race is late where one cadence meets the next"
                 )
         return self
+
+
+def _split_address(text: str) -> tuple[str, str]:
+    host, _, port = text.strip().rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), port
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,6 +25,7 @@ from tests.scheduling import in_zone
 from tests.support import COMMAND, Cli
 
 FAST = {  # race day's cadence, for tests
+    "STARTLIST_MONITORING": "off",
     "STARTLIST_CADENCE_RACE_SECONDS": "2",
     "STARTLIST_CADENCE_NEAR_SECONDS": "4",
     "STARTLIST_CALLS_PER_HOUR": "100000",

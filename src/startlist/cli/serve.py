@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 
 import typer
 
@@ -19,6 +20,9 @@ def serve() -> None:
 
     Finds new races at 06:00 and 18:00, reads every race at 02:00 (STARTLIST_TIMEZONE). A second serve on the same
     database helps as a worker, and leads when the first one ends. Ends with Ctrl-C or SIGTERM, within ten seconds.
+
+    http://127.0.0.1:9464/healthz tells whether all is well, /metrics the figures for Prometheus; STARTLIST_MONITORING
+    names another address, or off.
 
     Exit status: 0 after SIGTERM; 130 after Ctrl-C; 2 wrong settings, or RunSignup refuses the caller registration.
 
@@ -47,6 +51,7 @@ def _work(settings: Settings, *, leads: bool) -> None:
 
 async def _until_told(settings: Settings, *, leads: bool) -> int:
     from startlist.schedule.worker import Worker
+    from startlist.web.monitoring import monitored
 
     at_work = Worker(settings, leads=leads)
     received: list[int] = []
@@ -62,5 +67,6 @@ async def _until_told(settings: Settings, *, leads: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):  # in order: passes under way end at a page
         loop.add_signal_handler(number, stop, number)
-    await at_work.run()
+    async with monitored(settings) if leads else nullcontext():
+        await at_work.run()
     return received[0] if received else signal.SIGTERM

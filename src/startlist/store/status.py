@@ -234,7 +234,7 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
     # A pass takes its race's lock before it says that it runs and gives it back after it said how it ended. So what is
     # said to run, began before the locks were looked at and has no holder then, was left by a process that is gone.
     async with await database.connect(name="startlist reading") as conn:
-        holders = await _holders(conn)
+        holders = await holders_of(conn)
     async with reader(database) as conn:
         races = await rows(conn, RaceState, STATES, filters.values())
         credentials = await partners.states(conn, settings, timing_partner_id=filters.timing_partner_id)
@@ -244,7 +244,8 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
     return Status(holders, races, credentials, dict(unlisted), backfills, workers)
 
 
-async def _holders(conn: Connection) -> Holders:
+async def holders_of(conn: Connection) -> Holders:
+    """Who holds which locks now."""
     row = await (await conn.execute("select clock_timestamp()")).fetchone()
     assert row is not None  # noqa: S101 - a select without from gives its row
     return Holders(row[0], dict(await (await conn.execute(LOCKS)).fetchall()))
