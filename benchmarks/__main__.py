@@ -1,10 +1,12 @@
 """How fast, how small, how cheap: Startlist beside its peers, against a sandbox, in one run.
 
-    python -m benchmarks                        everything, about a quarter of an hour; writes benchmarks/RESULTS.md
+    python -m benchmarks                        everything, about 45 minutes; writes benchmarks/RESULTS.md
     python -m benchmarks --parts sync --runs 1 --registrations 50000
     python -m benchmarks --parts peers --peers upsert dlt
+    python -m benchmarks --parts serving --minutes 2 --processes 1
 
-Each measured figure is of a whole child process, from its start to its end.
+The loader (sync, peers, growth: a quarter of an hour), the scheduler for real (serving: 28 minutes) and its tick (half
+a minute) each have a section of RESULTS.md, which only a run that measured it writes anew.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import goals, machine, report
+from benchmarks import goals, machine, report, sections, serving, serving_report, ticking
 from benchmarks.cases import PEERS, peer_cases, syncs
 from benchmarks.growth import Growth, grow
 from benchmarks.machine import BENCH_PYTHON
 from benchmarks.results import GROWTH_AFTER, GROWTH_BEFORE, STARTLIST, Result
 from benchmarks.stand import Stand, sandbox, stand
 
-PARTS = ("sync", "peers", "growth")
+LOADER = ("sync", "peers", "growth")
+PARTS = (*LOADER, "tick", "serving")
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
 
@@ -30,26 +33,52 @@ RESULTS = FOLDER / "RESULTS.md"
 def main() -> None:
     """Measure what the options ask for, print it, and write a whole run down."""
     options = _options()
-    growth = Growth(options.grow_to)
-    results: list[Result] = []
+    measured: dict[str, str] = {}
     with stand() as ground:
         found = machine.facts(ground.one("select current_setting('server_version')"))
         print("\n".join(report.facts(found)), end="\n\n")
-        for result in _measured(ground, options):
+        if {*LOADER} & {*options.parts}:
+            measured["loader"] = _load(ground, options, found)
+        if "tick" in options.parts:
+            measured["tick"] = _tick(ground, found)
+        if "serving" in options.parts:
+            measured["serving"] = _serve(ground, options, found)
+    if options.write:
+        sections.write(RESULTS, measured)
+        print(f"\nwritten to {RESULTS}: {', '.join(measured)}")
+
+
+def _load(ground: Stand, options: argparse.Namespace, found: dict[str, str]) -> str:
+    growth = Growth(options.grow_to)
+    results: list[Result] = []
+    for result in _measured(ground, options):
+        print(report.line(result), flush=True)
+        results.append(result)
+    if "growth" in options.parts:
+        for result in grow(ground, options.grow_to, options.per_race, options.passes, growth):
             print(report.line(result), flush=True)
-            results.append(result)
-        if "growth" in options.parts:
-            for result in grow(ground, options.grow_to, options.per_race, options.passes, growth):
-                print(report.line(result), flush=True)
     print("\n" + report.summary(results, growth))
     if (options.registrations, options.grow_to) != (goals.REGISTRATIONS, goals.GROWN_TO):
         print(f"(the goals are for {goals.REGISTRATIONS:,} registrations, grown to {goals.GROWN_TO:,})")
-    if options.write:
-        text = report.document(found, results, growth, registrations=options.registrations, per_race=options.per_race)
-        if growth.steps:
-            _draw(growth)
-        RESULTS.write_text(text)
-        print(f"\nwritten to {RESULTS}")
+    if options.write and growth.steps:
+        _draw(growth)
+    return report.document(found, results, growth, registrations=options.registrations, per_race=options.per_race)
+
+
+def _tick(ground: Stand, found: dict[str, str]) -> str:
+    measured = ticking.Tick()
+    ticking.ticks(ground, measured)
+    text = ticking.section(measured, report.facts(found))
+    print("\n" + text)
+    return text
+
+
+def _serve(ground: Stand, options: argparse.Namespace, found: dict[str, str]) -> str:
+    measured = serving.Serving()
+    for run in serving.measure(ground, options.minutes, options.processes, measured):
+        print("; ".join(serving_report.said(run)), flush=True)
+    print("\n" + "\n".join(serving_report.judged(measured)))
+    return serving_report.section(measured, report.facts(found))
 
 
 def _measured(ground: Stand, options: argparse.Namespace) -> Iterator[Result]:
@@ -97,6 +126,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--registrations", type=int, default=goals.REGISTRATIONS, help="default: 200,000")
     parser.add_argument("--per-race", type=int, default=5000, help="registrations of each race (default: 5,000)")
     parser.add_argument("--grow-to", type=int, default=goals.GROWN_TO, help="registrations (default: 1,000,000)")
+    parser.add_argument("--minutes", type=float, default=10, help="of serving, for each number of processes (10)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 3], help="serve, and workers beside it (1 3)")
     parser.add_argument(
         "--write", action="store_true", help=f"write {RESULTS.name}; done anyway when all is as by default"
     )

@@ -53,9 +53,9 @@ def document(
 ) -> str:
     """Everything, as Markdown."""
     lines = [
-        "# Results",
+        "## Loading, beside others",
         "",
-        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with `make bench`, which wrote this file. Every figure is of"
+        f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with `make bench`. Every figure is of"
         " a whole child process, from its start to its end, interpreter and imports included. The sandbox, PostgreSQL"
         " (embedded, with the settings that Startlist gives it, `fsync` on) and whoever is measured share the machine."
         f" {registrations:,} registrations of about 2 KB of JSON in races of {per_race:,} (pages of 2,500), one timing"

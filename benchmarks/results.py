@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.stand import Figures
@@ -55,3 +56,9 @@ class Result:
     def megabytes(self) -> float:
         """Peak memory of the process."""
         return self.figures.peak_rss / 1e6
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of them lies; the nearest one."""
+    ordered = sorted(values)
+    return ordered[min(round(share * (len(ordered) - 1)), len(ordered) - 1)]

@@ -107,7 +107,7 @@ class Stand:
     ) -> Figures:
         """Run `startlist sync` and measure the whole process, from its start to its end."""
         command = [*STARTLIST, "sync", "--json", "--quiet", *options]
-        environment = self._environment(schema, STARTLIST_API_URL=sandbox.url)
+        environment = self.environment(schema, STARTLIST_API_URL=sandbox.url)
         figures = self.measure(command, sandbox, environment, watch=watch)
         if figures.output["status"] != "completed":
             raise SystemExit(f"the sync did not complete: {json.dumps(figures.output, indent=1)}")
@@ -128,9 +128,9 @@ class Stand:
         with self.connect() as conn:
             conn.execute("checkpoint")  # each run pays for the full-page images of what it touches first
             before_wal = conn.execute("select pg_current_wal_insert_lsn()").fetchone()
-            postmaster = _parent_of(conn.info.backend_pid)
+            postmaster = parent_of(conn.info.backend_pid)
         calls = sandbox.calls()
-        before = _cpu_of_tree(postmaster), _cpu_of_tree(sandbox.pid)
+        before = cpu_of_tree(postmaster), cpu_of_tree(sandbox.pid)
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             begun = time.perf_counter()
             process = subprocess.Popen(
@@ -147,7 +147,7 @@ class Stand:
                 raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{errors.read().decode()[-2000:]}")
             output.seek(0)
             printed = json.loads(output.read())
-        after = _cpu_of_tree(postmaster), _cpu_of_tree(sandbox.pid)
+        after = cpu_of_tree(postmaster), cpu_of_tree(sandbox.pid)
         wal = self.one("select (pg_current_wal_insert_lsn() - %s::pg_lsn)::bigint", before_wal or ())
         return Figures(
             seconds=seconds,
@@ -161,7 +161,8 @@ class Stand:
             output=printed,
         )
 
-    def _environment(self, schema: str, **more: str) -> dict[str, str]:
+    def environment(self, schema: str, **more: str) -> dict[str, str]:
+        """The environment of a command on one of the schemas."""
         own = {
             "STARTLIST_HOME": str(self.home),
             "STARTLIST_DATABASE_SCHEMA": schema,
@@ -171,7 +172,7 @@ class Stand:
         return clean_environment() | own | more
 
     def _startlist(self, schema: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = self._environment(schema, **more)
+        environment = self.environment(schema, **more)
         done = subprocess.run([*STARTLIST, *words], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"startlist {' '.join(words)}: exit {done.returncode}\n{done.stderr}")
@@ -197,11 +198,11 @@ def stand() -> Iterator[Stand]:
 
 
 @contextmanager
-def sandbox(registrations: int, per_race: int) -> Iterator[Sandbox]:
-    """A sandbox process with one partner and as many races as the registrations fill."""
-    races = max(1, round(registrations / per_race))
-    command = [*STARTLIST, "sandbox", "--json", "--port", "0", "--partners", "1", "--races-per-partner", str(races)]
-    command += ["--registrations", str(registrations)]
+def sandbox(registrations: int, per_race: int, *, partners: int = 1) -> Iterator[Sandbox]:
+    """A sandbox process with as many races as the registrations fill, spread over the partners."""
+    races = max(1, round(registrations / per_race)) / partners
+    command = [*STARTLIST, "sandbox", "--json", "--port", "0", "--partners", str(partners)]
+    command += ["--races-per-partner", str(races), "--registrations", str(registrations)]
     process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -216,12 +217,19 @@ def sandbox(registrations: int, per_race: int) -> Iterator[Sandbox]:
         process.communicate()
 
 
-def _parent_of(pid: int) -> int | None:
+def parent_of(pid: int) -> int | None:
+    """The process that started this one; of a connection's process the server."""
     fields = _stat(pid)
     return int(fields[1]) if fields else None
 
 
-def _cpu_of_tree(pid: int | None) -> float | None:
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process that lives."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:13])) / _TICKS if fields else 0.0
+
+
+def cpu_of_tree(pid: int | None) -> float | None:
     """CPU seconds of a process, of its children that have ended, and of those that live."""
     fields = _stat(pid) if pid is not None else None
     if fields is None:
