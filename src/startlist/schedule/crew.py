@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from datetime import tzinfo
 
 from startlist.errors import CallerRefused
-from startlist.schedule.cadence import CALLS_OF_A_PASS, Rhythm, stretch_factor
+from startlist.schedule.cadence import Rhythm
+from startlist.schedule.decision import stretch_of
 from startlist.store import budget, partners, schedule
-from startlist.store.budget import Rank
 from startlist.store.database import Connection
 from startlist.store.partners import Credential
 from startlist.store.schedule import Demand
@@ -89,19 +89,5 @@ class Crew:
         if self._asked is None or now - self._asked[0] >= LOOK_AGAIN:
             self._asked = (now, await schedule.demand(conn), await budget.usual_seconds(conn) or USUAL_SECONDS)
         _, wanted, seconds = self._asked
-        own = [one for one in wanted if one.credential_id == credential.credential_id]
-        lanes = self.context.settings.concurrent_calls * 3600 / seconds
-        by_budget = stretch_factor(*calls_an_hour(own), credential.calls_per_hour)
-        return max(by_budget, stretch_factor(*calls_an_hour(wanted), lanes))
-
-
-def calls_an_hour(wanted: list[Demand]) -> tuple[float, float]:
-    """The calls that race day and race week ask for in an hour, and those of routine."""
-    pressing = routine = 0.0
-    for one in wanted:
-        calls = one.races * CALLS_OF_A_PASS * 3600 / one.period_seconds
-        if one.rank == schedule.name(Rank.ROUTINE):
-            routine += calls
-        else:
-            pressing += calls
-    return pressing, routine
+        lane_calls = self.context.settings.concurrent_calls * 3600 / seconds
+        return stretch_of(wanted, credential.credential_id, credential.calls_per_hour, lane_calls)

@@ -6,9 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from startlist.schedule.cadence import Cadence, CountingEvent, Due, Rhythm
+from startlist.schedule.cadence import CALLS_OF_A_PASS, HOUR, Cadence, CountingEvent, Due, Rhythm, stretch_factor
+from startlist.store import schedule
 from startlist.store.budget import Rank
 from startlist.store.races import StoredEvent, StoredRace
+from startlist.store.schedule import Demand
 from startlist.sync.plan import counts_until
 
 PAGE_ROWS = 2_500  # registrations of a race that fits one page
@@ -51,6 +53,28 @@ def cadence_of(
 def undated_events(stored: StoredRace) -> list[StoredEvent]:
     """Events without a readable start that are not gone."""
     return [event for event in stored.events if event.gone_at is None and event.start_time is None]
+
+
+def stretch_of(wanted: Collection[Demand], credential_id: int, calls_per_hour: int, lane_calls: float) -> float:
+    """By how much the periods of a credential's races are lengthened, so that all calls find room.
+
+    `wanted` is what all races ask for together, `lane_calls` what all lanes can make in an hour.
+    """
+    own = [one for one in wanted if one.credential_id == credential_id]
+    by_lanes = stretch_factor(*_calls_an_hour(wanted), lane_calls)
+    return max(by_lanes, stretch_factor(*_calls_an_hour(own), calls_per_hour))
+
+
+def _calls_an_hour(wanted: Collection[Demand]) -> tuple[float, float]:
+    """The calls that race day and race week ask for in an hour, and those of routine."""
+    pressing = routine = 0.0
+    for one in wanted:
+        calls = one.races * CALLS_OF_A_PASS * HOUR / one.period_seconds
+        if one.rank == schedule.name(Rank.ROUTINE):
+            routine += calls
+        else:
+            pressing += calls
+    return pressing, routine
 
 
 def share_of(
