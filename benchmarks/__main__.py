@@ -6,7 +6,7 @@
     python -m benchmarks --parts serving --minutes 2 --processes 1
 
 The loader (sync, peers, growth: a quarter of an hour), the scheduler for real (serving: 28 minutes) and its tick (half
-a minute) each have a section of RESULTS.md, which only a run that measured it writes anew.
+a minute) each have a section of RESULTS.md, which only a run that measured it writes anew, as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ RESULTS = FOLDER / "RESULTS.md"
 def main() -> None:
     """Measure what the options ask for, print it, and write a whole run down."""
     options = _options()
-    measured: dict[str, str] = {}
     with stand() as ground:
-        found = machine.facts(ground.one("select current_setting('server_version')"))
-        print("\n".join(report.facts(found)), end="\n\n")
-        if {*LOADER} & {*options.parts}:
-            measured["loader"] = _load(ground, options, found)
-        if "tick" in options.parts:
-            measured["tick"] = _tick(ground, found)
-        if "serving" in options.parts:
-            measured["serving"] = _serve(ground, options, found)
-    if options.write:
-        sections.write(RESULTS, measured)
-        print(f"\nwritten to {RESULTS}: {', '.join(measured)}")
+        for name, text in _sections(ground, options):
+            if options.write:
+                sections.write(RESULTS, {name: text})
+                print(f"\nwritten to {RESULTS}: {name}", flush=True)
+
+
+def _sections(ground: Stand, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The sections of the results, each with what the machine was like right before it was measured."""
+    measures = {"loader": _load, "tick": _tick, "serving": _serve}
+    for name, measure in measures.items():
+        if {*(LOADER if name == "loader" else (name,))} & {*options.parts}:
+            found = machine.facts(ground.one("select current_setting('server_version')"))
+            print("\n".join(["", *report.facts(found), ""]), flush=True)
+            yield name, measure(ground, options, found)
 
 
 def _load(ground: Stand, options: argparse.Namespace, found: dict[str, str]) -> str:
@@ -65,7 +67,7 @@ def _load(ground: Stand, options: argparse.Namespace, found: dict[str, str]) -> 
     return report.document(found, results, growth, registrations=options.registrations, per_race=options.per_race)
 
 
-def _tick(ground: Stand, found: dict[str, str]) -> str:
+def _tick(ground: Stand, _options: argparse.Namespace, found: dict[str, str]) -> str:
     measured = ticking.Tick()
     ticking.ticks(ground, measured)
     text = ticking.section(measured, report.facts(found))
@@ -118,7 +120,14 @@ def _draw(growth: Growth) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        help="default: all, 45 minutes: sync, peers and growth take a quarter of an hour together, serving 28 minutes"
+        " (the minutes and 100 seconds for each number of processes, three minutes before and after), tick half a one",
+    )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=[*PEERS], help="default: all")
     parser.add_argument("--runs", type=int, default=3, help="of Startlist and the bare COPY (default: 3)")
     parser.add_argument("--peer-runs", type=int, default=1, help="of each peer (default: 1)")
@@ -129,10 +138,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10, help="of serving, for each number of processes (10)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 3], help="serve, and workers beside it (1 3)")
     parser.add_argument(
-        "--write", action="store_true", help=f"write {RESULTS.name}; done anyway when all is as by default"
+        "--write",
+        action="store_true",
+        help=f"write what was measured into {RESULTS.name}; done anyway when all is as by default",
     )
     options = parser.parse_args()
     options.write |= all(value == parser.get_default(name) for name, value in vars(options).items())
+    if options.write and 0 < len({*LOADER} & {*options.parts}) < len(LOADER):
+        parser.error(f"{', '.join(LOADER)} are compared with each other: --write takes all three or none")
     return options
 
 
