@@ -55,7 +55,8 @@ class Command:
             app.command(self.name, help=_told(found), rich_help_panel=self.panel)(found)
 
 
-SET_UP, SYNC, READ, DATABASE, TRY = "Set up", "Sync", "Read", "The database", "Try it"
+SET_UP, SYNC, READ, TRUST = "Set up", "Sync", "Read", "Trust"
+DATABASE, TRY = "The database", "Try it"
 
 COMMANDS = (
     Command("init", "Create or upgrade the schema; says where the database is.", SET_UP, "startlist.cli.init", "init"),
@@ -71,9 +72,13 @@ COMMANDS = (
     Command("races", "What is stored: races, registrations, as of when.", READ, "startlist.cli.races", "races"),
     Command("find", "Find registrations by bib or name.", READ, "startlist.cli.races", "find"),
     Command("status", "What is wrong, and since when each race is complete.", READ, "startlist.cli.status", "status"),
+    Command("preflight", "Before the race: is the start list sound?", READ, "startlist.cli.preflight", "preflight"),
     Command("history", "The passes: what ran, how it ended, what it found.", READ, "startlist.cli.changes", "history"),
     Command("changes", "What changed in registrations.", READ, "startlist.cli.changes", "changes"),
     Command("bibs", "Bibs assigned, changed, cleared; a bib in RunSignup.", READ, "startlist.cli.bibs", "app"),
+    Command("doctor", "Is everything in order here? What to do if not.", TRUST, "startlist.cli.doctor", "doctor"),
+    Command("quarantine", "Records that could not be stored.", TRUST, "startlist.cli.quarantine", "app"),
+    Command("purge", "Delete the people of events that are over.", DATABASE, "startlist.cli.purge", "purge"),
     Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),
 )
 

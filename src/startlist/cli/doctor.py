@@ -52,7 +52,7 @@ def doctor(
         startlist doctor --json        for monitoring
     """
     settings = begin()
-    findings = run(_examine(settings, offline=offline))
+    findings = run(examine(settings, offline=offline))
     if json:
         print_json(findings)
     else:
@@ -69,7 +69,8 @@ def _print(findings: Sequence[Finding]) -> None:
             say(f"      {'':{width}}  {cell(one.todo)}")
 
 
-async def _examine(settings: Settings, *, offline: bool) -> list[Finding]:
+async def examine(settings: Settings, *, offline: bool) -> list[Finding]:
+    """All checks, in the order in which they are told; `offline`: RunSignup is not asked."""
     known = _Known()
     findings = [*await _database(settings, known)]
     usable = known.database is not None and all(one.verdict is Verdict.PASS for one in findings)

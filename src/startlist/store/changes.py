@@ -50,9 +50,9 @@ select count(*), max(bib_change_id) from written
 
 
 async def write_changes(
-    database: Database, conn: Connection, *, timing_partner_id: int, race_id: int, sync_history_id: int
+    database: Database, conn: Connection, *, timing_partner_id: int, race_id: int, sync_history_id: int | None
 ) -> None:
-    """Write the gathered changes; must end the page's transaction.
+    """Write the gathered changes; must end the page's transaction. Without a pass's row they belong to none.
 
     Change ids have to become visible in their order, or a reader that remembers the last id would pass over a
     slower writer's rows. So one lock is taken before the first id is drawn and held until the commit that follows.

@@ -85,16 +85,16 @@ from (select coalesce(array_agg(event_id), '{}') as left_over
 where c.timing_partner_id = %(partner)s and c.race_id = %(race)s
 """
 
-# A backfill leaves alone what it has read.
+# A backfill leaves alone what it has read, and takes a race of which rows came for no empty one.
 DONE_WITH: LiteralString = """
-insert into backfill_progress as b (timing_partner_id, race_id, state, event_ids, finished_at)
-values (%(partner)s, %(race)s, 'done', %(events)s, now())
+insert into backfill_progress as b (timing_partner_id, race_id, state, event_ids, rows_received, finished_at)
+values (%(partner)s, %(race)s, 'done', %(events)s, %(registrations)s, now())
 on conflict (timing_partner_id, race_id) do update
 set event_ids = array(select distinct unnest(b.event_ids || excluded.event_ids) order by 1),
     unread_event_ids = array(select unnest(b.unread_event_ids) except select unnest(excluded.event_ids)),
     state = case when b.state = 'reading' then 'waiting'
                  when %(whole)s and b.state in ('partial', 'empty') then 'done' else b.state end,
-    checkpoint = null, updated_at = now()
+    rows_received = greatest(b.rows_received, excluded.rows_received), checkpoint = null, updated_at = now()
 """
 
 
@@ -186,7 +186,7 @@ async def _purge_race(database: Database, conn: Connection, part: Part, wait_sec
         async with conn.transaction():
             gone = [(await conn.execute(statement, _values(part))).rowcount for statement in DELETE]
             for statement in (FORGET_EVENTS, FORGET_CURSOR, DONE_WITH):
-                await conn.execute(statement, _values(part))
+                await conn.execute(statement, _values(part) | {"registrations": gone[0]})
         done.registrations, done.changes, done.bib_changes, done.quarantined = gone
     finally:
         await cursors.unlock_race(conn)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, LiteralString
 
+from startlist.errors import ConfigurationError
 from startlist.store.database import Connection
 from startlist.store.reading import Filters, prepare, rows
 
@@ -186,3 +187,17 @@ async def stored_registrations(
 async def partners_of_race(conn: Connection, race_id: int) -> dict[int, str]:
     """The timing partners for whom a race is stored, with their names."""
     return dict(await (await conn.execute(PARTNERS_OF_RACE, [race_id])).fetchall())
+
+
+async def partner_of_race(conn: Connection, race_id: int, wanted: int | None) -> int:
+    """The timing partner whose race is meant. Raises `ConfigurationError` where none is, or not clear which."""
+    seen_by = await partners_of_race(conn, race_id)
+    if wanted is not None and wanted in seen_by:
+        return wanted
+    if wanted is not None or not seen_by:
+        whose = "" if wanted is None else f" of timing partner {wanted}"
+        raise ConfigurationError(f"race {race_id}{whose} is not stored: startlist races shows what is")
+    if len(seen_by) > 1:
+        names = " and ".join(f"{number} ({name})" for number, name in sorted(seen_by.items()))
+        raise ConfigurationError(f"race {race_id} is stored for timing partners {names}: choose with --timing-partner")
+    return next(iter(seen_by))

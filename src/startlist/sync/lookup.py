@@ -81,7 +81,7 @@ async def lookup(context: Context, race_id: int, bib: str, timing_partner_id: in
     """
     with translated():
         async with context.admin() as conn:
-            partner = await _partner(conn, race_id, timing_partner_id)
+            partner = await search.partner_of_race(conn, race_id, timing_partner_id)
             race = (await stored_races(conn, partner, race_id))[race_id]
             wanted = wanted_events(race, [], Options(race_id=race_id), context.now())
             credentials = await _credentials(context, conn, partner, race.credential_id)
@@ -94,20 +94,6 @@ async def lookup(context: Context, race_id: int, bib: str, timing_partner_id: in
             here = await search.stored_registrations(conn, partner, race_id, events, bib, ids)
     compared = list(_compare(there, here))
     return Lookup(partner, race_id, events, bib, _together(compared), compared)
-
-
-async def _partner(conn: Connection, race_id: int, wanted: int | None) -> int:
-    """The timing partner whose race is meant."""
-    seen_by = await search.partners_of_race(conn, race_id)
-    if wanted is not None and wanted in seen_by:
-        return wanted
-    if wanted is not None or not seen_by:
-        whose = "" if wanted is None else f" of timing partner {wanted}"
-        raise ConfigurationError(f"race {race_id}{whose} is not stored: startlist races shows what is")
-    if len(seen_by) > 1:
-        names = " and ".join(f"{number} ({name})" for number, name in sorted(seen_by.items()))
-        raise ConfigurationError(f"race {race_id} is stored for timing partners {names}: choose with --timing-partner")
-    return next(iter(seen_by))
 
 
 async def _credentials(context: Context, conn: Connection, partner: int, stored: int | None) -> list[Credential]:

@@ -1,0 +1,107 @@
+"""`doctor`, `preflight`, `quarantine` and `purge` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from startlist.store.database import Database
+from tests.stored import Stored
+from tests.support import Cli
+
+
+@pytest.fixture
+def stored(database: Database, database_url: str) -> Iterator[Stored]:
+    """A race of two partners: an event of long ago and one that comes, with a runner and a bad record in each."""
+    filler = Stored(database_url)
+    for partner in (filler.partner("Acme"), filler.partner("Best")):
+        filler.race(partner, 10)
+        for event, start in ((partner * 100, "-900 days"), (partner * 100 + 1, "1 day")):
+            filler.event(partner, 10, event, start)
+            filler.registration(partner, 10, event, event, first_name="Ann", last_name="Lee", gender="F", age=30)
+        filler.cursor(partner, 10, [partner * 100 + 1])
+    yield filler
+    filler.close()
+
+
+def test_preflight_names_who_is_hit_and_how_fresh_that_is(cli: Cli, stored: Stored) -> None:
+    ambiguous = cli("preflight", 10)
+    assert (ambiguous.code, ambiguous.stdout) == (2, "")
+    assert "1 (Acme) and 2 (Best)" in ambiguous.stderr
+    found = cli("preflight", 10, "--timing-partner", 1)
+    assert found.code == 1
+    assert "Complete as of" in found.stdout
+    assert "FAIL  1: registrations without a bib" in found.stdout
+    assert "Ann Lee" in found.stdout
+    assert "Ann Lee" not in found.stderr
+    assert found.stdout.index("FAIL") < found.stdout.index("pass  ")
+    stored.conn.execute("update runsignup_participants set bib_num = '7'")
+    stored.conn.execute("update sync_cursors set participants_watermark = participants_watermark - 200000")
+    passed = cli("preflight", 10, "--timing-partner", 1, "--json")
+    assert passed.code == 0
+    assert passed.json["passed"] is True
+    assert {check["count"] for check in passed.json["checks"]} == {0}
+    assert "stale" in passed.json["warnings"][0]
+    for arguments in (("--timing-partner", 3), ("--timing-partner", 1, "--event", 5)):
+        wrong = cli("preflight", 10, *arguments)
+        assert (wrong.code, wrong.stdout) == (2, "")
+        assert wrong.stderr
+
+
+def test_quarantine_lists_shows_and_tries_again(cli: Cli, stored: Stored) -> None:
+    raw = {"registration_id": 5, "event_id": 101, "user": {"first_name": "Zoë\x1b[2J"}, "last_modified": 1_700_000_000}
+    for number, text in enumerate((json.dumps(raw, ensure_ascii=False), '{"registration_id": 6, "user": 1}')):
+        stored.insert("runsignup_quarantine", timing_partner_id=1, race_id=10, event_id=101, registration_id=5 + number,
+                      endpoint="participants", reason="an old reason", raw=text, raw_hash=b"%d" % number)  # fmt: skip
+    assert [one["quarantine_id"] for one in cli("quarantine", "list", "--json").json] == [2, 1]
+    assert "raw" not in cli("quarantine", "list", "--event", 101, "--limit", 1, "--json").json[0]
+    shown = cli("quarantine", "show", 1)
+    assert shown.code == 0
+    assert "Zoë" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    tried = cli("quarantine", "retry", "--race", 10, "--json")
+    assert (tried.code, [one["fate"] for one in tried.json]) == (1, ["bad", "stored"])
+    assert "Zo" not in tried.stderr
+    assert stored.value("select first_name from runsignup_participants where registration_id = 5").startswith("Zoë")
+    listed = cli("quarantine", "list").stdout
+    assert "user is not an object" in listed
+    assert "resolved" in cli("quarantine", "list", "--all").stdout
+    for arguments in (("show", 99), ("retry", 98, 99)):
+        wrong = cli("quarantine", *arguments)
+        assert (wrong.code, wrong.stdout) == (2, "")
+
+
+def test_purge_counts_first_and_wants_a_yes(cli: Cli, stored: Stored) -> None:
+    for arguments in ((), ("--race", 99), ("--before", "2999-01-01")):
+        assert cli("purge", *arguments, "--yes").code == 2
+    asked = cli("purge", "--race", 10)
+    assert asked.code == 2
+    assert "2 rows of 2 races" in asked.stderr
+    assert "Kept: event 101" in asked.stderr
+    assert stored.value("select count(*) from runsignup_participants") == 4
+    done = cli("purge", "--race", 10, "--partner", 1, "--yes", "--json")
+    assert done.code == 0
+    assert [one["registrations"] for one in done.json["deleted"]] == [1]
+    assert done.json["kept_event_ids"] == [101]
+    stored.conn.execute("select pg_advisory_lock(%s)", [Database("", "startlist").lock_key("race", 2, 10)])
+    held = cli("purge", "--before", "2026-01-01", "--yes")
+    assert held.code == 3
+    assert "another run" in held.stderr
+    assert stored.value("select count(*) from runsignup_participants") == 3
+
+
+def test_doctor_says_what_to_do(cli: Cli, stored: Stored) -> None:
+    sound = cli("doctor", "--offline")
+    assert sound.code == 0
+    assert "startlist partner add NAME --id 1 --api-key K" in sound.stdout
+    stored.conn.execute("update sync_cursors set participants_watermark = 1")
+    failing = cli("doctor", "--offline", "--json")
+    assert failing.code == 1
+    assert [one["check"] for one in failing.json if one["verdict"] == "fail"] == ["stale races"]
+    assert all(one["todo"] for one in failing.json if one["verdict"] == "fail")
+    gone = cli("doctor", env={"STARTLIST_DATABASE_URL": "postgresql://x:secret@127.0.0.1:1/none"})
+    assert gone.code == 1
+    assert "not checked: the database cannot be used" in gone.stdout
+    assert "secret" not in gone.stdout + gone.stderr
