@@ -252,7 +252,7 @@ def _overhead(ground: Stand, world: Sandbox) -> float:
             )
         )
         last = conn.execute(sql.SQL("select max(sync_history_id) from {}").format(history)).fetchone()
-        with _processes(ground, world, 1, STARTLIST_WORKER_PASSES="1"):
+        with _processes(ground, world, 1, STARTLIST_WORKER_PASSES="1") as (process,):
             time.sleep(5)
             conn.execute(
                 sql.SQL(
@@ -261,11 +261,12 @@ def _overhead(ground: Stand, world: Sandbox) -> float:
                 ).format(cursors),
                 [OVERHEAD_JOBS],
             )
-            while True:
+            while process.poll() is None:
                 time.sleep(0.5)
                 count, span, inside = conn.execute(passes, last).fetchone() or (0, 0.0, 0.0)
                 if count >= OVERHEAD_JOBS:
                     return float((span - inside) / count)
+    raise SystemExit("`serve` ended before its jobs were done")
 
 
 def _peak(pid: int) -> float:
