@@ -115,15 +115,19 @@ def _of_starters(found: LiteralString) -> LiteralString:
     return _STARTERS + found + _LINES
 
 
+# No joins: the planner takes the faults for few, and where a start list is full of them it would take minutes.
 _TWICE: LiteralString = """
-, shared as (
-    select <number> from starters where <number> is not null
-    group by <number>
-    having count(*) > 1 and (count(distinct person) > 1 or count(distinct event_id) < count(*))
+, judged as (
+    select *, min(person) over (partition by <number>) <> max(person) over (partition by <number>)
+              or count(*) over (partition by <number>, event_id) > 1 as fault
+    from starters
+    where <number> is not null
+),
+marked as (
+    select *, bool_or(fault) over (partition by <number>) as shared from judged
 ),
 found as (
-    select s.*, dense_rank() over (order by s.<number>) as rank, null as detail
-    from starters as s join shared using (<number>)
+    select *, dense_rank() over (order by <number>) as rank, null as detail from marked where shared
 )
 """
 
@@ -193,20 +197,13 @@ NO_CATEGORY = _of_starters("""
 """)
 
 TWICE_IN_EVENT = _of_starters("""
-, alike as (
-    select event_id, name, unnest(array_agg(registration_id)) as registration_id
+, judged as (
+    select *, dob is not null and name <> '' and count(*) over (partition by event_id, name, dob) > 1
+              or user_id is not null and count(*) over (partition by event_id, user_id, name) > 1 as twice
     from starters
-    where name <> '' and dob is not null
-    group by event_id, name, dob having count(*) > 1
-    union
-    select event_id, name, unnest(array_agg(registration_id))
-    from starters
-    where user_id is not null
-    group by event_id, user_id, name having count(*) > 1
 ),
 found as (
-    select s.*, dense_rank() over (order by s.event_id, s.name) as rank, null as detail
-    from starters as s join alike using (event_id, name, registration_id)
+    select *, dense_rank() over (order by event_id, name) as rank, null as detail from judged where twice
 )
 """)
 
