@@ -99,12 +99,16 @@ class Merged:
     silent_edits: int = 0
     silent_bibs: int = 0  # of those
     absent: list[Key] = field(default_factory=list)  # stored and active in the page's range, but not in the page
+    imported: list[Key] = field(default_factory=list)  # absent too, but never read from RunSignup
     contested: list[Key] = field(default_factory=list)  # in the page, but stored as removed
 
 
 @dataclass(slots=True)
 class _Known:
-    """What is stored already. A row that was removed or is missing has no hash here: whatever came is looked at."""
+    """What is stored already. A row that was removed or is missing has no hash here: whatever came is looked at.
+
+    Nor has one that was imported from another system.
+    """
 
     hashes: dict[Key, bytes | None] = field(default_factory=dict)
     removed: set[Key] = field(default_factory=set)
@@ -186,13 +190,14 @@ where t.timing_partner_id = s.timing_partner_id and t.event_id = s.event_id
 """
 
 # One scan decides all: what differs, who is back. The row is written when anything at all moved; a change is
-# gathered only for content. Rows with equal content keep their hash: other key order or escapes are no change.
+# gathered only for content. Rows with equal content keep their hash: other key order or escapes are no change. Of a row
+# that was imported RunSignup's first word is no change either.
 MERGE = """
 with judged as (
     select s as fresh, s.event_id, s.registration_id, s.last_modified,
-           o.content <> n.content as differs,
-           case when o.content <> n.content then differing(o.content, n.content) end as before,
-           case when o.content <> n.content then differing(n.content, o.content) end as after,
+           d.differs,
+           case when d.differs then differing(o.content, n.content) end as before,
+           case when d.differs then differing(n.content, o.content) end as after,
            t.last_modified is distinct from s.last_modified as moved,
            coalesce(get_byte(t.content_hash, 0) <> get_byte(s.content_hash, 0), true) as remapped,
            t.missing_since is not null as found,
@@ -203,6 +208,9 @@ with judged as (
     join runsignup_participants as t using (timing_partner_id, event_id, registration_id)
     cross join lateral (select to_jsonb(c) as content from (select <t.content>) as c) as o
     cross join lateral (select to_jsonb(c) as content from (select <s.content>) as c) as n
+    cross join lateral (
+        select o.content <> n.content and (t.content_hash is not null or t.removed_at is not null) as differs
+    ) as d
 ),
 written as (
     update runsignup_participants as t
@@ -315,7 +323,9 @@ async def merge_registrations(
     merged.contested = [*known.removed & rows.keys()]
     if answered is not None:
         unseen = known.hashes.keys() - rows.keys() - known.removed - known.missing
-        merged.absent = [key for key in unseen if key[1] not in present]
+        for key in unseen:
+            if key[1] not in present:
+                (merged.imported if known.hashes[key] is None else merged.absent).append(key)
     if new:
         await _insert(conn, scope, new, merged)
     if differing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -22,6 +23,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
     `active`: per event, rows active and not missing when the pass began. `lacking`: per event that sent rows, the
     keys (dob, gender, ...) that none of them had so far. `explained`: per event, absent rows the removed list named.
+    `imported`: absent as well, but another system's word for it: RunSignup never listed them to us.
     """
 
     kind: Kind
@@ -35,6 +37,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     position: dict[str, Any] | None = None
     active: dict[int, int] = {}
     absent: set[Key] = set()
+    imported: set[Key] = set()
     contested: set[Key] = set()
     explained: dict[int, int] = {}
     lacking: dict[int, set[str]] = {}
@@ -81,8 +84,10 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
     def saw(self, keys: Iterable[Key]) -> None:
         """Registrations of this page are not absent, whatever an earlier page lacked."""
-        if self.absent:
-            self.absent.difference_update(keys)
+        if self.absent or self.imported:
+            seen = set(keys)
+            self.absent -= seen
+            self.imported -= seen
 
     def successors_since(self) -> int:
         """From when on participants are asked once more for those that the removed list names."""
@@ -91,8 +96,9 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     def named_as_removed(self, keys: Iterable[Key]) -> None:
         """The removed list explains what is absent, and settles what stood in both lists."""
         for key in keys:
-            if key in self.absent:
+            if key in self.absent or key in self.imported:
                 self.absent.discard(key)
+                self.imported.discard(key)
                 self.explained[key[0]] = self.explained.get(key[0], 0) + 1
             self.contested.discard(key)
 
@@ -104,15 +110,17 @@ class Checkpoint(msgspec.Struct, kw_only=True):
             self.contested = {key for key in self.contested if registration_id not in (None, key[1])}
 
     def suspicious(self) -> dict[int, tuple[int, int]]:
-        """Events that lack too much to be believed: event id to (absent without explanation, active before)."""
-        lost: dict[int, int] = {}
-        for event_id, _ in self.absent:
-            lost[event_id] = lost.get(event_id, 0) + 1
+        """Events that lack too much to be believed: event id to (absent without explanation, active before).
+
+        Imported rows may be as stale as they like, but not all of them: no answer at all may be a lack of rights.
+        """
+        lost = Counter(event_id for event_id, _ in self.absent)
+        imported = Counter(event_id for event_id, _ in self.imported)
         found = {}
-        for event_id, count in lost.items():
+        for event_id, count in (lost + imported).items():
             active = self.active.get(event_id, 0)
             nobody_answered = count >= active - self.explained.get(event_id, 0)
-            if nobody_answered or (count > 5 and count > active * 0.05):
+            if nobody_answered or (lost[event_id] > 5 and lost[event_id] > active * 0.05):
                 found[event_id] = (count, active)
         return found
 

@@ -166,6 +166,7 @@ class Feeds:
             )
             at.saw((row.event_id, row.registration_id) for row in page.rows)
             at.absent.update(merged.absent)
+            at.imported.update(merged.imported)
             if full and in_feed:  # later the removed list has had its say
                 at.contested.update(merged.contested)
             if in_feed and at.kind is not Kind.INCREMENTAL:
@@ -210,7 +211,7 @@ class Feeds:
             at.removed_candidate = _either(page.candidate, self._cursor.removed_watermark)
         async with ledger.page(asked_at, self._about(page)):
             applied = await removals.apply_removals(
-                ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent
+                ledger.conn, scope=self._scope, removals=page.rows, absent=at.absent | at.imported
             )
             at.named_as_removed((r.event_id, r.registration_id) for r in page.rows)
             for bad in page.bad:

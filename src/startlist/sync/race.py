@@ -281,7 +281,9 @@ class _Pass:
                 await cursors.suspect(self.conn, *key, self._suspicion(suspicious))
             elif at.events:
                 if full:
-                    self.ledger.figures.rows_missing = await removals.mark_missing(self.conn, key[0], at.absent)
+                    self.ledger.figures.rows_missing = await removals.mark_missing(
+                        self.conn, key[0], at.absent | at.imported
+                    )
                     restored = await removals.restore(self.conn, key[0], at.contested)
                     changes = self.ledger.figures.rows_missing + restored
                     await races.mark_first_full(self.conn, key[0], at.events)
