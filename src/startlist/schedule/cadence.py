@@ -159,6 +159,12 @@ class Cadence:
             begin = end
         return None
 
+    def race_day_at(self, now: datetime) -> datetime | None:
+        """When the race next begins to rank as race day, or began to if it does; None when it will not again."""
+        at = now.timestamp()
+        begins = [w.begin for w in self._windows if w.rank is Rank.RACE_DAY and at < w.end]
+        return EPOCH + timedelta(seconds=min(begins)) if begins else None
+
     def spans(self, begin: datetime, end: datetime) -> Iterator[Span]:
         """The spans of a time in which the race has one period and one rank; those in which it is not read left out."""
         first, last = begin.timestamp(), end.timestamp()
