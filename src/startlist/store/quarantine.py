@@ -162,7 +162,8 @@ limit %(limit)s
 """
 
 STORED_TIMES: LiteralString = """
-select p.event_id, p.registration_id, p.last_modified, p.removal_modified_at, p.content_hash is not null
+select p.event_id, p.registration_id, p.last_modified, p.removal_modified_at,
+       p.content_hash is not null or p.removed_at is null
 from unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as asked (event, registration)
 cross join lateral (
     select * from runsignup_participants
@@ -181,7 +182,10 @@ select quarantine_id from runsignup_quarantine where quarantine_id = any(%s::big
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a stored registration was last changed, and its removal, by RunSignup's clock; `active`: it was read."""
+    """When a stored registration was last changed, and its removal, by RunSignup's clock.
+
+    `active`: more of it is known than its removal.
+    """
 
     last_modified: datetime | None
     removal_modified_at: datetime | None
