@@ -46,7 +46,7 @@ def sections() -> dict[str, str]:
     for section in (DOCS / "commands.md").read_text("utf-8").split("\n### ")[1:]:
         heading, text = section.split("\n## ", 1)[0].split("\n", 1)
         for quoted in re.findall("`([^`]+)`", heading.split(":")[0]):
-            words = re.match("[a-z ]+[a-z]", quoted)
+            words = re.match("[a-z]+(?:[ -][a-z]+)*", quoted)
             assert words, heading
             found[words[0]] = heading + "\n" + text
     return found

@@ -62,6 +62,10 @@ COMMANDS = (
     Command("init", "Create or upgrade the schema; says where the database is.", SET_UP, "startlist.cli.init", "init"),
     Command("partner", "Timing partners and their API keys.", SET_UP, "startlist.cli.partner", "app"),
     Command("key", "The key that seals API secrets.", SET_UP, "startlist.cli.key", "app"),
+    Command(
+        "import-legacy", "Take over the rows of the scripts that this replaces.", SET_UP,
+        "startlist.cli.import_legacy", "import_legacy",
+    ),  # fmt: skip
     Command("demo", "The whole thing on a local RunSignup, from nothing.", TRY, "startlist.cli.demo", "demo"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
     Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
