@@ -10,20 +10,20 @@ create or replace function pg_temp.as_flag(given text) returns boolean language 
 $$ select case when lower(given) in ('t', 'true', '1', 'yes') then true
                when lower(given) in ('f', 'false', '0', 'no') then false end $$;
 
-create or replace function pg_temp.as_day(given text) returns date language plpgsql immutable as $$
+create or replace function pg_temp.as_day(given text) returns date language plpgsql immutable strict as $$
 begin
     return case when isfinite(given::date) then given::date end;
 exception when data_exception then return null;
 end $$;
 
-create or replace function pg_temp.as_instant(given text) returns timestamptz language plpgsql stable as $$
+create or replace function pg_temp.as_instant(given text) returns timestamptz language plpgsql stable strict as $$
 begin
     return case when isfinite(given::timestamptz) then given::timestamptz end;
 exception when data_exception then return null;
 end $$;
 
 -- On the race's clock, unless it says how far from UTC it is.
-create or replace function pg_temp.as_start(given text, zone text) returns timestamptz language plpgsql stable as $$
+create or replace function pg_temp.as_start(given text, zone text) returns timestamptz language plpgsql stable strict as $$
 begin
     if given ~ ':[0-9]{2}([.][0-9]+)?[+-][0-9]{2}' then
         return pg_temp.as_instant(given);
@@ -32,14 +32,14 @@ begin
 exception when data_exception then return null;
 end $$;
 
-create or replace function pg_temp.as_json(given text) returns jsonb language plpgsql immutable as $$
+create or replace function pg_temp.as_object(given text) returns jsonb language plpgsql immutable strict as $$
+declare
+    parsed jsonb;
 begin
-    return given::jsonb;
+    parsed := given;
+    return case when jsonb_typeof(parsed) = 'object' then parsed end;
 exception when data_exception then return null;
 end $$;
-
-create or replace function pg_temp.as_object(given text) returns jsonb language sql immutable as
-$$ select case when jsonb_typeof(pg_temp.as_json(given)) = 'object' then pg_temp.as_json(given) end $$;
 """
 
 # Two partners may see one race, which the old tables had once: it goes to everyone whose rows name it.
@@ -201,6 +201,7 @@ cross join lateral (
            pg_temp.as_object(p.team_info) as team_info,
            pg_temp.as_object(p.payment_info) as payment_info,
            pg_temp.as_object(p.additional_data) as additional_data
+    offset 0 -- else each value is worked out wherever it is named
 ) as w
 cross join lateral (
     select w.*, jsonb_strip_nulls(jsonb_build_object(
@@ -216,6 +217,7 @@ cross join lateral (
         'payment_info', case when w.payment_info is null then nullif(nullif(p.payment_info, ''), 'null') end,
         'additional_data', case when w.additional_data is null then nullif(nullif(p.additional_data, ''), 'null') end
     )) as kept
+    offset 0
 ) as v
 where l.reason is null
 on conflict do nothing
