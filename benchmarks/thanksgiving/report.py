@@ -21,8 +21,8 @@ def section(results: Results) -> str:
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {results.partners:,} timing partners with an API key of 1,000 calls"
         f" an hour each, {results.races:,} races with {results.registrations:,} registrations that change until the"
         f" gun, starts over four time zones on one morning, {LANES} calls at once, three workers that crash, a database"
-        " that restarts, calls that fail, time out or are throttled. The cadence, the choice of passes, the stretch and the"
-        " shares of the hour are decided by the scheduler's own code; nothing sleeps. The same seed"
+        " that restarts, calls that fail, time out or are throttled. The cadence, the choice of passes, the stretch and"
+        " the shares of the hour are decided by the scheduler's own code; nothing sleeps. The same seed"
         f" ({results.seed}) gives the same morning.",
         "",
         "### Its goals",
