@@ -230,7 +230,7 @@ async def test_partners_keep_their_ids_where_they_are_free_and_keys_are_sealed(
     legacy.partner(7, "Seven", "key-7", "hush-7", provider=1)
     legacy.partner(2, "Two", "key-2", "hush-2", provider=2)
     legacy.partner(8, "Seven", "key-7", "hush-8", provider=1)
-    legacy.partner(9, "Nine", "key-9", "", provider=1)
+    legacy.partner(9, " ", "key-9", "", provider=1)
     done = await import_legacy(database, settings)
     assert added(done)[:2] == [4, 1]
     assert left(done, "partner_provider_credentials") == {
@@ -239,14 +239,14 @@ async def test_partners_keep_their_ids_where_they_are_free_and_keys_are_sealed(
     ours = await rows(database, "select timing_partner_id, company_name from timing_partners order by 1")
     numbers = {row["timing_partner_id"]: row["company_name"] for row in ours}
     two = next(number for number, name in numbers.items() if name == "Two")
-    assert numbers == {1: "Ours", 2: " acme  TIMING ", 7: "Seven", 8: "Seven", 9: "Nine", two: "Two"}
+    assert numbers == {1: "Ours", 2: " acme  TIMING ", 7: "Seven", 8: "Seven", 9: "timing partner 9", two: "Two"}
     assert sorted(done.renumbered) == [("1", 2), ("2", two)]
     sealed = await rows(database, "select secret from partner_provider_credentials where principal = 'key-7'")
     assert sealed[0]["secret"].startswith("fernet:")
     async with await database.connect() as conn:
         ring = await open_key_ring(conn, settings)
         found = {one.principal: one.secret for one in await credentials(conn, ring, settings)}
-        await conn.execute("insert into timing_partners (company_name) values ('Later')")
+        await conn.execute("update timing_partners set company_name = 'Renamed' where timing_partner_id = 7")
     assert found == {"held": "mine", "key-7": "hush-7"}
     again = await import_legacy(database, settings)
     assert not again.changed

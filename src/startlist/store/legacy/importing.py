@@ -93,11 +93,15 @@ class _Import:
         self.ring = ring  # none: nothing is to be sealed, since nothing will be kept
         self.report = report
         self.partners: dict[str, int] = {}
+        self.keys: list[dict[str, Any]] = []
+        self.providers: set[str] = set()
+        self.held: dict[str, int] = {}  # by API key, which of our partners has it
         self.done = Imported(source.place, source.schema, source.timezone, dry_run=ring is None)
 
     async def run(self, rejected: TextIO | None) -> Imported:
         if self.ring is not None:
             await hold_key(self.conn, self.ring)
+        await self._read_keys()
         await self._take_partners()
         await self._take_credentials()
         await self._stage()
@@ -124,7 +128,7 @@ class _Import:
     # -- partners and keys -----------------------------------------------------------------------------------------
 
     async def _take_partners(self) -> None:
-        """An old partner is ours of the same id and name, else of the same name, else new, with its id if free."""
+        """An old partner is ours that has its key, its id and name, or its name; else new, with its id if free."""
         taken = self.done.tables["timing_partners"] = Taken()
         query = "select timing_partner_id, company_name from timing_partners order by 1"
         ours = {int(number): _folded(name) for number, name in await (await self.conn.execute(query)).fetchall()}
@@ -132,30 +136,32 @@ class _Import:
         rows = [row for row in await self.source.rows("timing_partners") if row["timing_partner_id"] is not None]
         rows.sort(key=lambda row: int(row["timing_partner_id"]))
         taken.read = len(rows)
-        for row in rows:
-            number = int(row["timing_partner_id"])
-            if free.get(number) == _folded(row["company_name"]):
-                self.partners[row["timing_partner_id"]] = number
-                del free[number]
+        names = {row["timing_partner_id"]: _name(row) for row in rows}
+        for alike in (self._by_key(), _by_id_and_name, _by_name):
+            for old, name in names.items():
+                if old not in self.partners and (number := alike(old, _folded(name), free)) is not None:
+                    self.partners[old] = number
+                    taken.left["stored"] += 1
+                    del free[number]
         for row in rows:
             old = row["timing_partner_id"]
-            if old in self.partners:
-                taken.left["stored"] += 1
-                continue
-            same = next((n for n, name in free.items() if name == _folded(row["company_name"])), None)
-            if same is not None:
-                del free[same]
-                taken.left["stored"] += 1
-            number = same or await self._add_partner(None if int(old) in ours else int(old), row)
-            ours[number] = _folded(row["company_name"])
-            self.partners[old] = number
-            if number != int(old):
-                self.done.renumbered.append((old, number))
+            if old not in self.partners:
+                self.partners[old] = await self._add_partner(None if int(old) in ours else int(old), row)
+                ours[self.partners[old]] = _folded(names[old])
+                taken.inserted += 1
+        self.done.renumbered = [(old, self.partners[old]) for old in names if self.partners[old] != int(old)]
+
+    def _by_key(self) -> Callable[[str, str, dict[int, str]], int | None]:
+        """Whoever has an old partner's API key is that partner, whatever their names are by now."""
+        holders: dict[str, list[int]] = {}
+        for row in self.keys:
+            number = self.held.get((row["principal"] or "").strip())
+            if row["provider_id"] in self.providers and number is not None:
+                holders.setdefault(row["timing_partner_id"], []).append(number)
+        return lambda old, _name, free: next((number for number in holders.get(old, []) if number in free), None)
 
     async def _add_partner(self, number: int | None, row: dict[str, Any]) -> int:
-        self.done.tables["timing_partners"].inserted += 1
-        name = (row["company_name"] or "").strip() or f"timing partner {row['timing_partner_id']}"
-        values = {"id": number, "name": name, "email": row["contact_email"], "at": _instant(row["created_at"])}
+        values = {"id": number, "name": _name(row), "email": row["contact_email"], "at": _instant(row["created_at"])}
         insert: LiteralString = """
             insert into timing_partners (company_name, contact_email, created_at)
             values (%(name)s, %(email)s, coalesce(%(at)s, now())) returning timing_partner_id
@@ -165,20 +171,17 @@ class _Import:
                 insert into timing_partners (timing_partner_id, company_name, contact_email, created_at)
                 values (%(id)s, %(name)s, %(email)s, coalesce(%(at)s, now())) returning timing_partner_id
             """
-        row_ = await (await self.conn.execute(insert, values)).fetchone()
-        return int(row_[0]) if row_ else 0
+        made = await (await self.conn.execute(insert, values)).fetchone()
+        return int(made[0]) if made else 0
 
     async def _take_credentials(self) -> None:
         taken = self.done.tables["partner_provider_credentials"] = Taken()
-        rows = await self.source.rows("partner_provider_credentials")
-        providers = await self._runsignup()
-        query = "select principal, timing_partner_id from partner_provider_credentials where provider_id = %s"
-        held: dict[str, int] = dict(await (await self.conn.execute(query, [RUNSIGNUP])).fetchall())
-        for row in rows:
+        held = dict(self.held)
+        for row in self.keys:
             taken.read += 1
             key, secret = (row["principal"] or "").strip(), (row["secret"] or "").strip()
             partner = self.partners.get(row["timing_partner_id"])
-            if row["provider_id"] not in providers:
+            if row["provider_id"] not in self.providers:
                 taken.left["other_provider"] += 1
             elif not key or not secret or secret.startswith(SEALED):
                 taken.left["no_key_or_secret"] += 1
@@ -201,6 +204,12 @@ class _Import:
         kind = "v2" if (row["credential_type"] or "").strip().lower() == "v2" else "legacy"
         values = [partner, key, self.ring.seal(secret), kind, _instant(row["created_at"])]
         await self.conn.execute(insert, values)
+
+    async def _read_keys(self) -> None:
+        self.keys = await self.source.rows("partner_provider_credentials")
+        self.providers = await self._runsignup()
+        query = "select principal, timing_partner_id from partner_provider_credentials where provider_id = %s"
+        self.held = dict(await (await self.conn.execute(query, [RUNSIGNUP])).fetchall())
 
     async def _runsignup(self) -> set[str]:
         """The ids that RunSignup has among the old providers: 2 unless one of that name says otherwise."""
@@ -274,6 +283,18 @@ class _Import:
     async def _count(self, query: LiteralString) -> int:
         row = await (await self.conn.execute(query)).fetchone()
         return int(row[0]) if row else 0
+
+
+def _by_id_and_name(old: str, name: str, free: dict[int, str]) -> int | None:
+    return int(old) if free.get(int(old)) == name else None
+
+
+def _by_name(_old: str, name: str, free: dict[int, str]) -> int | None:
+    return next((number for number, one in free.items() if one == name), None)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return (row["company_name"] or "").strip() or f"timing partner {row['timing_partner_id']}"
 
 
 def _folded(name: str | None) -> str:

@@ -23,7 +23,8 @@ exception when data_exception then return null;
 end $$;
 
 -- On the race's clock, unless it says how far from UTC it is.
-create or replace function pg_temp.as_start(given text, zone text) returns timestamptz language plpgsql stable strict as $$
+create or replace function pg_temp.as_start(given text, zone text) returns timestamptz language plpgsql stable strict
+as $$
 begin
     if given ~ ':[0-9]{2}([.][0-9]+)?[+-][0-9]{2}' then
         return pg_temp.as_instant(given);
