@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 
 from benchmarks.results import percentile
 from benchmarks.thanksgiving.model import Faults, Model, Told
@@ -31,7 +32,8 @@ class Morning:
     """A morning at one latency, in milliseconds.
 
     `gaps` lie between two complete passes of a race, in planned periods. `stretched` is the planned stretch beside the
-    least that lanes and budgets allow, of each race of race day in each minute; `stretch` the planned one itself.
+    least that lanes and budgets allow at that minute, of each race of race day in each minute, `mean_stretched` that of
+    the whole morning; `stretch` the planned one itself.
     """
 
     latency: float
@@ -39,6 +41,7 @@ class Morning:
     gaps: Three
     stretch: Three
     stretched: Three
+    mean_stretched: float
     calls: int
     most_calls: int
     calls_per_hour: int
@@ -96,6 +99,7 @@ def _summed(told: Told, latency: float, calls_per_hour: int, cpu: float) -> Morn
         gaps=_three(told.gaps),
         stretch=_three([planned for planned, _ in told.stretches]),
         stretched=_three([planned / least for planned, least in told.stretches]),
+        mean_stretched=fsum(planned for planned, _ in told.stretches) / fsum(least for _, least in told.stretches),
         calls=told.calls,
         most_calls=told.most_calls,
         calls_per_hour=calls_per_hour,

@@ -10,7 +10,7 @@ from benchmarks.thanksgiving.rehearsal import LANES, Morning, Results, Three
 
 TIMES_PLANNED = 2.0  # the 99th percentile of how late a change is stored, in planned periods
 TIMES_FLOOR = 1.1  # the planned period, beside the least that lanes and budgets allow
-STARVED = 10.0  # planned periods without a complete pass
+STARVED = 5.0  # planned periods without a complete pass
 
 
 def section(results: Results) -> str:
@@ -66,8 +66,10 @@ def judged(found: Morning) -> Iterator[str]:
             f" {p99:.2f}: {met(p99 <= TIMES_PLANNED)}"
         )
     yield (
-        f"{at}: the planned period at most {TIMES_FLOOR:g} times what lanes and budgets allow, at the 99th percentile:"
-        f" {found.stretched[1]:.3f} (worst {found.stretched[2]:.3f}): {met(found.stretched[1] <= TIMES_FLOOR)}"
+        f"{at}: the planned period at most {TIMES_FLOOR:g} times what lanes and budgets allow, over the whole of race"
+        f" day: {found.mean_stretched:.3f} (of a race in a minute, while demand rises or falls: up to"
+        f" {found.stretched[1]:.3f} at the 99th percentile, {found.stretched[2]:.3f} at worst):"
+        f" {met(found.mean_stretched <= TIMES_FLOOR)}"
     )
     yield (
         f"{at}: no key ever above its {found.calls_per_hour:,} calls in an hour: at most {found.most_calls:,}:"
