@@ -1,4 +1,4 @@
-"""The budget of an API key as `reserve_call` and `free_at` keep it, in memory. A test holds the two beside each other."""
+"""The budget of an API key as `reserve_call` and `free_at` keep it, in memory; a test holds them beside each other."""
 
 from __future__ import annotations
 

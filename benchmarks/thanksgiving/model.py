@@ -7,22 +7,27 @@ key, lanes, the notice that is taken of dead workers, and RunSignup.
 from __future__ import annotations
 
 import heapq
+import math
 import random
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
+from typing import TypeVar
 
 from benchmarks.thanksgiving.engine import LANE, Engine, Running, Work
 from benchmarks.thanksgiving.hour import free_at, reserve
 from benchmarks.thanksgiving.world import BEGIN, HOURS, Credential, Race
 from startlist.schedule.crew import LOOK_AGAIN, USUAL_SECONDS
-from startlist.schedule.decision import AFFORDED, PAGE_ROWS, Ended, full_every, next_turn, share_of, stretch_of
+from startlist.schedule.decision import AFFORDED, PAGE_ROWS, Ended, asks_of, full_every, next_turn, share_of, stretch_of
 from startlist.schedule.leader import LISTS_EVERY, SILENT, TICK
 from startlist.store.budget import Rank, calls_of_share
 from startlist.store.schedule import Demand, name
+
+T = TypeVar("T")
+Step = Generator[float | str, None, T]  # a part of some work, and what comes of it
 
 PROCESSES, PASSES = 3, 8  # workers, and the races that each reads at once
 QUEUE_SECONDS = 0.02  # of a job beside its calls, as measured
@@ -30,6 +35,8 @@ RESTART_SECONDS = 10.0  # until a killed worker is there again
 DATABASE_AWAY = 6.0
 CRASHES_EVERY = 1_200.0  # seconds, on average, of any worker
 PATIENCE, ATTEMPTS = 30.0, 3  # of a call
+SPREAD = 0.25  # of the logarithm of a call's length, whose median is given
+MEAN = math.exp(SPREAD**2 / 2)  # length of a call, in medians
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,9 @@ class Told:
     delays: dict[str, list[float]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=dict)
     gaps: list[float] = field(default_factory=list)  # between two complete passes, in planned periods
-    stretches: list[tuple[float, float]] = field(default_factory=list)  # planned, and the least that arithmetic allows
+    stretches: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # as planned for race day, and the least possible
     calls: int = 0
     most_calls: int = 0  # of any API key in any hour
     passes: Counter[str] = field(default_factory=Counter)
@@ -72,6 +81,7 @@ class Model:
         self.told = Told()
         self._due: list[tuple[float, int, Race]] = []
         self._queue: list[tuple[int, int, Race]] = []
+        self._low: dict[int, Race] = {}  # queued below race day, by their place
         self._queued = 0
         self._free = [PASSES] * PROCESSES
         self._alive = [True] * PROCESSES
@@ -79,6 +89,7 @@ class Model:
         self._newest: deque[float] = deque(maxlen=1_000)  # lengths of calls
         self._asked: tuple[float, list[Demand], float] = (-1.0, [], 0.0)
         self._leads_from = 0.0
+        self._floor: dict[int, float] = {}
 
     def run(self) -> Told:
         """The whole of it."""
@@ -87,6 +98,7 @@ class Model:
             due = race.cadence.next_due(_at(now))
             assert due is not None
             self._plan(race, due.at.timestamp(), due.rank, due.period, 1.0)
+            race.planned = due.period
         self.engine.at(now, self._tick)
         self.engine.at(now + self.chance.expovariate(1 / CRASHES_EVERY), self._crash)
         self.engine.at(now + 13.5 * 3600, self._database_restarts)  # 07:30 in New York
@@ -110,25 +122,32 @@ class Model:
         ranks = {race: self._rank(race) for race in due}
         for race in sorted(due, key=lambda race: (-ranks[race], race.waits_since or race.next_sync_at)):
             self._put(race, ranks[race])
-        for rank, _, race in self._queue[:]:  # those that press more by now
-            if race.queued and -rank < self._rank(race):
-                self._put(race, self._rank(race))
+        if self._low:  # those that press more by now
+            for place, race in list(self._low.items()):
+                if race.queued != place:
+                    del self._low[place]
+                elif self._rank(race) is Rank.RACE_DAY:
+                    del self._low[place]
+                    heapq.heappush(self._queue, (-Rank.RACE_DAY, place, race))
         self._hand_out()
 
     def _rank(self, race: Race) -> Rank:
         """What the database ranks it as: it may be stale by now, or its race day have begun."""
         now = self.engine.now
-        return Rank.RACE_DAY if race.stale_at < now or race.race_day_at <= now else race.rank
+        return Rank.RACE_DAY if race.stale_at < now or _on_day(race, now) else race.rank
 
     def _put(self, race: Race, rank: Rank) -> None:
         self._queued += 1
         race.queued = self._queued
         heapq.heappush(self._queue, (-rank, self._queued, race))
+        if rank is not Rank.RACE_DAY:
+            self._low[self._queued] = race
 
     def _plan(self, race: Race, at: float, rank: Rank, period: float, stretch: float) -> None:
         race.next_sync_at, race.rank, race.period, race.stretch = at, rank, period, stretch
-        begins = race.cadence.race_day_at(_at(self.engine.now))
-        race.race_day_at = begins.timestamp() if begins else float("inf")
+        race.asks = asks_of(race.cadence, _at(self.engine.now), _at(at), full_calls=race.full_calls, silent=False)
+        if race.asks.race_day_at and race.asks.race_day_until:
+            race.race_day = race.asks.race_day_at.timestamp(), race.asks.race_day_until.timestamp()
         heapq.heappush(self._due, (at, race.race_id, race))
 
     def _hand_out(self) -> None:
@@ -140,9 +159,12 @@ class Model:
                 race.queued, race.doing = 0, True
                 self._free[number] -= 1
                 ended = partial(self._job_ended, number, race)
-                running = Running(self.engine, self._turn(race, lambda n=number, r=race: self._jobs[n][r]), ended)
+                running = Running(self.engine, self._turn(race, partial(self._running, number, race)), ended)
                 self._jobs[number][race] = running
                 running.step()
+
+    def _running(self, number: int, race: Race) -> Running:
+        return self._jobs[number][race]
 
     def _job_ended(self, number: int, race: Race) -> None:
         race.doing = False
@@ -214,12 +236,15 @@ class Model:
         due = next_turn(cadence, _at(self.engine.now), outcome, race.failures, self.chance.random(), stretch)
         if due is not None:
             self._plan(race, due.at.timestamp(), due.rank, due.period, stretch)
+            race.planned = max(due.period * stretch, race.next_sync_at - self.engine.now)
             if outcome == Ended():
                 race.stale_at = race.next_sync_at + due.period * stretch + 60
+            if due.rank is Rank.RACE_DAY:
+                self.told.stretches.append((stretch, self._floor[race.credential_id]))
 
     def _pass(
         self, race: Race, credential: Credential, limit: int, stretch: float, me: Callable[[], Running]
-    ) -> "Work | Ended":  # type: ignore[valid-type]
+    ) -> Step[Ended]:
         cadence, now = race.cadence, _at(self.engine.now)
         left = limit - len(credential.calls)
         large = race.registrations >= PAGE_ROWS
@@ -228,7 +253,7 @@ class Model:
         )
         full = self.engine.now - race.full_at > every.total_seconds()
         calls = race.full_calls if full else 2
-        record = self.engine.now - race.record_at >= cadence.record_every(now).total_seconds()
+        record = self.engine.now - race.record_at >= cadence.record_every(now, stretch).total_seconds()
         asked_at = self.engine.now
         for number in range(calls + record):
             if number == record:
@@ -240,7 +265,7 @@ class Model:
         self._complete(race, asked_at, full=full, record=record)
         return Ended()
 
-    def _call(self, credential: Credential, limit: int, needed: int, me: Callable[[], Running]) -> "Work | Ended | None":  # type: ignore[valid-type]
+    def _call(self, credential: Credential, limit: int, needed: int, me: Callable[[], Running]) -> Step[Ended | None]:
         """One call with its attempts; None: it succeeded."""
         for attempt in range(ATTEMPTS):
             yield LANE
@@ -252,7 +277,7 @@ class Model:
             self.told.most_calls = max(self.told.most_calls, len(credential.calls))
             fate = self.chance.random()
             lost = fate < self.faults.timeout
-            seconds = PATIENCE if lost else self.latency * self.chance.lognormvariate(0, 0.25)
+            seconds = PATIENCE if lost else self.latency * self.chance.lognormvariate(0, SPREAD)
             yield seconds
             me().give_lane_back()
             if not lost:
@@ -267,7 +292,7 @@ class Model:
         return Ended(try_again=True)
 
     def _complete(self, race: Race, asked_at: float, *, full: bool, record: bool) -> None:
-        now, planned = self.engine.now, race.period * race.stretch
+        now, planned = self.engine.now, race.planned
         self.told.passes["full" if full else "incremental"] += 1
         delays = self.told.delays.setdefault(name(race.rank), [])
         ratios = self.told.ratios.setdefault(name(race.rank), [])
@@ -294,33 +319,35 @@ class Model:
         )  # fmt: skip
 
     def _demand(self) -> list[Demand]:
-        now = self.engine.now
-        found = Counter(
-            (race.credential_id, name(Rank.RACE_DAY), round(race.cadence.rhythm.race)) if race.race_day_at <= now
-            else (race.credential_id, name(race.rank), round(race.period))
-            for race in self.races
-        )  # fmt: skip
-        return [Demand(*key, races) for key, races in found.items()]
+        found: defaultdict[tuple[int, str], float] = defaultdict(float)
+        for race in self.races:
+            day = _on_day(race, self.engine.now)
+            calls = race.asks.race_day_calls if day else race.asks.calls_per_hour
+            rank = Rank.RACE_DAY if day else min(race.rank, Rank.RACE_WEEK)
+            found[race.credential_id, name(rank)] += calls or 0
+        return [Demand(credential, rank, calls) for (credential, rank), calls in found.items()]
 
     def _look(self) -> None:
-        """Note how far periods are stretched, beside the least that lanes and budgets allow."""
+        """Work out the least by which periods have to be stretched, by lanes and budgets and arithmetic alone."""
         self.engine.at(self.engine.now + 60, self._look)
-        pressing: Counter[int] = Counter()
-        routine: Counter[int] = Counter()
+        pressing: defaultdict[int, float] = defaultdict(float)
+        routine: defaultdict[int, float] = defaultdict(float)
         now = _at(self.engine.now)
         for race in self.races:
             period = race.cadence.period(now)
             if period is not None:
                 to = routine if race.cadence.rank(now) is Rank.ROUTINE else pressing
-                to[race.credential_id] += 2 * 3600 / period
-        lanes = self.lanes * 3600 / self.latency
-        by_lanes = pressing.total() / max(lanes - routine.total(), 1)
-        for race in self.races:
-            if race.rank is Rank.RACE_DAY and race.cadence.rank(now) is Rank.RACE_DAY:
-                credential = race.credential_id
-                hour = self.credentials[credential].calls_per_hour
-                own = pressing[credential] / max(hour - routine[credential], 1)
-                self.told.stretches.append((race.stretch, max(1.0, by_lanes, own)))
+                to[race.credential_id] += race.cadence.calls_per_hour(now, full_calls=race.full_calls)
+        lanes = self.lanes * 3600 / (self.latency * MEAN)
+        by_lanes = sum(pressing.values()) / max(lanes - sum(routine.values()), 1)
+        for number, credential in self.credentials.items():
+            own = pressing[number] / max(credential.calls_per_hour - routine[number], 1)
+            self._floor[number] = max(1.0, by_lanes, own)
+
+
+def _on_day(race: Race, now: float) -> bool:
+    begins, ends = race.race_day
+    return begins <= now < ends
 
 
 def _at(seconds: float) -> datetime:

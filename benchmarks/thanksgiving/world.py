@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from startlist.schedule.cadence import Cadence, CountingEvent, Rhythm
 from startlist.store.budget import Rank
+from startlist.store.schedule import Asks
 from startlist.sync.plan import estimated_calls
 
 PARTNERS, RACES, REGISTRATIONS = 500, 1_056, 1_300_000
@@ -43,13 +44,15 @@ class Race:
     period: float = 0.0
     rank: Rank = Rank.ROUTINE
     stretch: float = 1.0
+    planned: float = 0.0  # seconds from one pass to the next, by the last plan
     failures: int = 0
     waits_since: float | None = None
     completed_at: float = 0.0
     full_at: float = 0.0
     record_at: float = 0.0
     stale_at: float = 0.0
-    race_day_at: float = float("inf")
+    race_day: tuple[float, float] = (float("inf"), float("inf"))
+    asks: Asks = field(default_factory=lambda: Asks(0.0, None, None, None))
     queued: int = 0  # its place in the queue
     doing: bool = False  # as the queue has it
     locked: bool = False  # as the race's own lock has it
@@ -82,7 +85,9 @@ def morning(seed: int, *, partners: int = PARTNERS, races: int = RACES, registra
     for number, size in enumerate(sizes):
         credential = found[number] if number < partners else chance.choice(found)
         (zone,) = chance.choices([zone for zone, _ in ZONES], [share for _, share in ZONES])
-        local = datetime.combine(THANKSGIVING, datetime.min.time(), zone) + timedelta(minutes=15 * chance.randint(28, 38))
+        local = datetime.combine(THANKSGIVING, datetime.min.time(), zone) + timedelta(
+            minutes=15 * chance.randint(28, 38)
+        )
         start = local.astimezone(UTC)
         events = [
             CountingEvent(at, THANKSGIVING, at + timedelta(days=rhythm.days_after))

@@ -341,9 +341,21 @@ async def test_periods_stretch_evenly_when_race_day_needs_more_calls_than_there_
     await at.make_due()
     await at.turn()
     cursor = await rig.cursor()
-    assert cursor["period_seconds"] == 60  # 120 calls an hour, of which 55.2 may be planned
-    assert cursor["stretch"] == pytest.approx(120 / 55.2, abs=0.01)
+    # 120 calls an hour, and the record four times, of which 55.2 may be planned; a tenth of that after race day.
+    assert (cursor["period_seconds"], cursor["race_day_calls"], cursor["calls_per_hour"]) == (60, 124, 9)
+    assert cursor["stretch"] == pytest.approx(124 / 55.2, abs=0.01)
     assert await at.wait() <= MINUTE * 2.3
+
+
+async def test_a_race_that_is_queued_when_its_day_begins_goes_with_those_of_today(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    await at.make_due()
+    lock = f"race:1:{RACE}"
+    assert await at.tick() == [(lock, 10)]
+    await rig.conn.execute("update sync_cursors set race_day_at = now(), race_day_until = now() + interval '5 hours'")
+    assert await at.tick() == [(lock, 30)]
+    await rig.conn.execute("delete from procrastinate_jobs")
+    assert await at.tick() == [(lock, 30)]
 
 
 async def test_a_wait_in_mid_pass_goes_on_from_the_checkpoint(at: Schedule, rig: Rig) -> None:

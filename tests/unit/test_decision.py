@@ -130,8 +130,7 @@ demands = st.lists(
         Demand,
         credential_id=st.integers(1, 3),
         rank=st.sampled_from(["routine", "race_week", "race_day"]),
-        period_seconds=st.sampled_from([60, 900, 3_600, 14_400]),
-        races=st.integers(1, 400),
+        calls_per_hour=st.floats(0.1, 50_000),
     ),
     max_size=12,
 )
@@ -146,10 +145,7 @@ def test_stretched_what_presses_fits_beside_routine_for_each_key_and_all_lanes(
 
     def calls(of: list[Demand], *, routine: bool) -> float:
         chosen = [one for one in of if (one.rank == "routine") is routine]
-        return sum(
-            2 * one.races * 3600 / one.period_seconds / (1 if routine else stretches[one.credential_id or 0])
-            for one in chosen
-        )
+        return sum(one.calls_per_hour / (1 if routine else stretches[one.credential_id or 0]) for one in chosen)
 
     for key in (1, 2, 3):
         own = [one for one in wanted if one.credential_id == key]
@@ -160,7 +156,7 @@ def test_stretched_what_presses_fits_beside_routine_for_each_key_and_all_lanes(
 
 
 def test_a_key_is_stretched_by_its_own_races_or_by_all_that_want_a_lane_never_by_anothers_budget() -> None:
-    wanted = [Demand(1, "race_day", 60, 16), Demand(2, "race_day", 60, 1)]
+    wanted = [Demand(1, "race_day", 16 * 120.0), Demand(2, "race_day", 120.0)]
     assert stretch_of(wanted, 1, 1_000, PLENTY) == pytest.approx(16 * 120 / 920)
     assert stretch_of(wanted, 2, 1_000, PLENTY) == 1.0
     assert stretch_of(wanted, 2, 1_000, 1_000.0) == pytest.approx(17 * 120 / 920)

@@ -19,7 +19,7 @@ from startlist.store.budget import Rank
 
 DAY = 86_400.0
 HOUR = 3_600.0
-CALLS_OF_A_PASS = 2.0  # participants, then the removed list
+CALLS_OF_A_PASS = 2  # participants, then the removed list
 FIRST_RETRY = 15.0  # seconds after the first failure
 EPOCH = datetime.fromtimestamp(0, UTC)
 LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - DAY  # what lies beyond is not a time that anybody meant
@@ -159,11 +159,14 @@ class Cadence:
             begin = end
         return None
 
-    def race_day_at(self, now: datetime) -> datetime | None:
-        """When the race next begins to rank as race day, or began to if it does; None when it will not again."""
+    def race_day(self, now: datetime) -> tuple[datetime, datetime] | None:
+        """From when to when the race next ranks as race day, or does already; None when it will not again."""
         at = now.timestamp()
-        begins = [w.begin for w in self._windows if w.rank is Rank.RACE_DAY and at < w.end]
-        return EPOCH + timedelta(seconds=min(begins)) if begins else None
+        days = [(w.begin, w.end) for w in self._windows if w.rank is Rank.RACE_DAY and at < w.end]
+        if not days:
+            return None
+        begin, end = min(days)
+        return EPOCH + timedelta(seconds=begin), EPOCH + timedelta(seconds=end)
 
     def spans(self, begin: datetime, end: datetime) -> Iterator[Span]:
         """The spans of a time in which the race has one period and one rank; those in which it is not read left out."""
@@ -180,12 +183,30 @@ class Cadence:
         age = {Rank.RACE_DAY: ages[0], Rank.RACE_WEEK: ages[1]}.get(self.rank(now), ages[2])
         return timedelta(seconds=age * (1 - SPREAD * self._spread) * max(stretch, 1.0))
 
-    def record_every(self, now: datetime) -> timedelta:
+    def record_every(self, now: datetime, stretch: float = 1.0) -> timedelta:
         """How old the race's own record may be."""
         on_race_day, near, else_ = self.rhythm.record
         if self.rank(now) is Rank.RACE_DAY:
-            return timedelta(seconds=on_race_day)
-        return timedelta(seconds=near if self.period(now) == self.rhythm.near else else_)
+            age = on_race_day
+        else:
+            age = near if self.period(now) == self.rhythm.near else else_
+        return timedelta(seconds=age * max(stretch, 1.0))
+
+    def calls_per_hour(self, now: datetime, *, full_calls: int = CALLS_OF_A_PASS, all_full: bool = False) -> float:
+        """The calls that the race asks for in an hour as it is at an instant, before anything is stretched.
+
+        Passes, what a full one of `full_calls` takes beyond others, and readings of the race's own record. `all_full`:
+        every pass of race day's period is a full one.
+        """
+        period = self.period(now)
+        if period is None:
+            return 0.0
+        full = self.full_every(now, fits_one_page=full_calls <= CALLS_OF_A_PASS).total_seconds()
+        if all_full and period == self.rhythm.race:
+            full = period
+        record = self.record_every(now).total_seconds()
+        more = full_calls - CALLS_OF_A_PASS
+        return HOUR * (CALLS_OF_A_PASS / period + more / max(full, period) + 1 / max(record, period))
 
     def retry_at(self, now: datetime, failures: int, jitter: float, stretch: float = 1.0) -> Due | None:
         """When a race whose last so many passes failed is tried again: sooner than by its cadence, never later.

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from startlist.schedule.cadence import CALLS_OF_A_PASS, HOUR, Cadence, CountingEvent, Due, Rhythm, stretch_factor
+from startlist.schedule.cadence import Cadence, CountingEvent, Due, Rhythm, stretch_factor
 from startlist.store import schedule
 from startlist.store.budget import Rank
 from startlist.store.races import StoredEvent, StoredRace
-from startlist.store.schedule import Demand
+from startlist.store.schedule import Asks, Demand
 from startlist.sync.plan import counts_until
 
 PAGE_ROWS = 2_500  # registrations of a race that fits one page
@@ -61,20 +61,27 @@ def stretch_of(wanted: Collection[Demand], credential_id: int, calls_per_hour: i
     `wanted` is what all races ask for together, `lane_calls` what all lanes can make in an hour.
     """
     own = [one for one in wanted if one.credential_id == credential_id]
-    by_lanes = stretch_factor(*_calls_an_hour(wanted), lane_calls)
-    return max(by_lanes, stretch_factor(*_calls_an_hour(own), calls_per_hour))
+    by_lanes = stretch_factor(*_pressing_and_routine(wanted), lane_calls)
+    return max(by_lanes, stretch_factor(*_pressing_and_routine(own), calls_per_hour))
 
 
-def _calls_an_hour(wanted: Collection[Demand]) -> tuple[float, float]:
+def _pressing_and_routine(wanted: Collection[Demand]) -> tuple[float, float]:
     """The calls that race day and race week ask for in an hour, and those of routine."""
-    pressing = routine = 0.0
-    for one in wanted:
-        calls = one.races * CALLS_OF_A_PASS * HOUR / one.period_seconds
-        if one.rank == schedule.name(Rank.ROUTINE):
-            routine += calls
-        else:
-            pressing += calls
-    return pressing, routine
+    routine = sum(one.calls_per_hour for one in wanted if one.rank == schedule.name(Rank.ROUTINE))
+    return sum(one.calls_per_hour for one in wanted) - routine, routine
+
+
+def asks_of(cadence: Cadence, now: datetime, due: datetime, *, full_calls: int, silent: bool) -> Asks:
+    """The calls that the race asks for in an hour, on its race day and outside it."""
+    day = cadence.race_day(now)
+    if day is None:
+        return Asks(cadence.calls_per_hour(due, full_calls=full_calls), None, None, None)
+    begins, ends = day
+    outside = ends if begins <= due < ends else due
+    return Asks(
+        cadence.calls_per_hour(outside, full_calls=full_calls), begins, ends,
+        cadence.calls_per_hour(max(begins, now), full_calls=full_calls, all_full=silent),
+    )  # fmt: skip
 
 
 def share_of(

@@ -150,7 +150,10 @@ def forecast(
     for race in races:
         of_credential = asked[race.credential_id]
         for span in race.cadence.spans(begin, end):
-            of_credential.add_span(span, begin.timestamp(), _calls_a_second(race, span))
+            calls = race.cadence.calls_per_hour(
+                datetime.fromtimestamp(span.begin, UTC), full_calls=race.full_calls, all_full=race.distrusted
+            )
+            of_credential.add_span(span, begin.timestamp(), calls / HOUR)
         for hour in base:
             if race.cadence.period(begin + timedelta(hours=hour)) is not None:
                 of_credential.add(Rank.ROUTINE, hour, CALLS_OF_A_PASS)
@@ -179,18 +182,6 @@ def forecast(
 def _hour(at: datetime, need: Need, capacity: float, least: float, periods: Iterable[float | None]) -> Hour:
     stretch = max(least, stretch_factor(need.pressing, need.routine, capacity))
     return Hour(at, need, capacity, stretch, min((p for p in periods if p is not None), default=None))
-
-
-def _calls_a_second(race: PlannedRace, span: Span) -> float:
-    """Passes, what full ones take beyond others, and readings of the race's own record."""
-    cadence, period = race.cadence, span.period
-    moment = datetime.fromtimestamp(span.begin, UTC)
-    every = cadence.full_every(moment, fits_one_page=race.full_calls <= CALLS_OF_A_PASS).total_seconds()
-    if race.distrusted and period == cadence.rhythm.race:
-        every = period
-    record = cadence.record_every(moment).total_seconds()
-    more = race.full_calls - CALLS_OF_A_PASS
-    return CALLS_OF_A_PASS / period + more / max(every, period) + 1 / max(record, period)
 
 
 def _hours_of(begin: datetime, end: datetime, times: tuple[time, ...], zone: tzinfo | None) -> list[int]:

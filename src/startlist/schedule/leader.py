@@ -11,6 +11,7 @@ from procrastinate import App
 from startlist.schedule import jobs
 from startlist.schedule.cadence import Rhythm
 from startlist.store import history, schedule
+from startlist.store.budget import Rank
 from startlist.store.database import Connection, Database, translated
 
 log = structlog.get_logger()
@@ -68,5 +69,6 @@ class Leader:
             if stalled:
                 log.warning("jobs.stalled", jobs=stalled)
             await jobs.defer_lists(self.app, await schedule.lists_due(conn))
+        await schedule.raise_queued(conn, jobs.RACE, jobs.PRIORITIES[schedule.name(Rank.RACE_DAY)])
         await jobs.defer_races(self.app, await schedule.due_races(conn))
         self._ticks += 1

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 import structlog
 
 from startlist.errors import CallerRefused, CredentialRefused, DatabaseError, PermissionDenied, Retry, StartlistError
+from startlist.schedule.cadence import CALLS_OF_A_PASS
 from startlist.schedule.crew import Crew
 from startlist.schedule.decision import (
     AFFORDED,
     FURTHEST,
     PAGE_ROWS,
     Ended,
+    asks_of,
     cadence_of,
     distrusted,
     full_every,
@@ -46,13 +48,18 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is known before a pass. `share` is that of the hour's calls."""
+    """What is known before a pass. `share` is that of the hour's calls, `full_calls` are those of a full pass.
+
+    `silent`: the key's incremental passes are known not to show every bib.
+    """
 
     standing: Standing
     credentials: list[Credential]
     options: Options
     share: float
     stretch: float
+    full_calls: int
+    silent: bool
 
 
 class RaceTurn:
@@ -65,13 +72,12 @@ class RaceTurn:
 
     async def take(self) -> None:
         """Read the race if it is due, and plan its next turn. Cancelled, it stays due."""
-        stretch, waits_since = 1.0, None
+        found: _Plan | None = None
         outcome: Outcome | None = None
         try:
             found = await self._prepare()
             if found is None:
                 return
-            stretch, waits_since = found.stretch, found.standing.waits_since
             outcome = await self._read(found)
         except CallerRefused as error:
             self.crew.give_up(error)
@@ -79,7 +85,7 @@ class RaceTurn:
             log.warning("race.failed", timing_partner_id=self.key[0], race_id=self.key[1], message=str(error))
         except Exception:  # the outermost loop around a pass: one race's fault must not stop the others
             log.exception("race.failed", timing_partner_id=self.key[0], race_id=self.key[1])
-        await self._plan(outcome, stretch, waits_since)
+        await self._plan(outcome, found)
 
     # -- before ----------------------------------------------------------------------------------------------------
 
@@ -110,21 +116,17 @@ class RaceTurn:
             days = self.crew.rhythm.days_after
             wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
             large = await schedule.has_rows(conn, self.key[0], wanted, PAGE_ROWS)
-            affords = not large or await self._affords(conn, credentials[0], share, wanted)
+            rows = await races.counted_rows(conn, self.key[0], wanted) if large else 0
+            full_calls = estimated_calls(rows, len(wanted))
+            affords = not large or full_calls <= AFFORDED * await budget.calls_left(conn, credentials[0], share)
             silent = distrusted(credentials[0].silent_bibs_at, now)
         options = Options(
             include_past_days=days,
             full_every=full_every(cadence, now, large=large, affords=affords, silent=silent, stretch=stretch),
             # Whether RunSignup still lists an event without a start is seen in the record only.
-            record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now),
+            record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now, stretch),
         )
-        return _Plan(standing, credentials, options, share, stretch)
-
-    async def _affords(self, conn: Connection, credential: Credential, share: float, events: Collection[int]) -> bool:
-        """Whether a full pass leaves calls of the hour for the passes of others."""
-        rows = await races.counted_rows(conn, self.key[0], events)
-        left = await budget.calls_left(conn, credential, share)
-        return estimated_calls(rows, len(events)) <= left * AFFORDED
+        return _Plan(standing, credentials, options, share, stretch, full_calls, silent)
 
     async def _waits_in_line(
         self, conn: Connection, credential: Credential, share: float, rank: Rank, period: float | None, stretch: float,
@@ -189,11 +191,9 @@ class RaceTurn:
 
     # -- after -----------------------------------------------------------------------------------------------------
 
-    async def _plan(self, outcome: Outcome | None, stretch: float, waits_since: datetime | None) -> None:
-        """Plan the next turn from what is stored now: the pass may have moved a start.
-
-        Who is put off on the way keeps its place in line, `waits_since`.
-        """
+    async def _plan(self, outcome: Outcome | None, found: _Plan | None) -> None:
+        """Plan the next turn from what is stored now: the pass may have moved a start."""
+        stretch = found.stretch if found else 1.0
         async with self.context.admin() as conn, conn.transaction():
             standing = await schedule.standing(conn, *self.key, lock=True)
             if standing is None:
@@ -224,8 +224,12 @@ class RaceTurn:
                 at = min(at, again) if again > standing.now else at
             await schedule.plan(
                 conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read,
-                waits_since=waits_since if outcome is not None and outcome.until is not None else None,
+                # Who is put off on the way keeps its place in line.
+                waits_since=found.standing.waits_since if found and outcome and outcome.until else None,
             )  # fmt: skip
+            full_calls, silent = (found.full_calls, found.silent) if found else (CALLS_OF_A_PASS, False)
+            asks = asks_of(cadence, standing.now, due.at, full_calls=full_calls, silent=silent)
+            await schedule.note_asked(conn, *self.key, asks)
 
 
 def _ended(outcome: Outcome | None) -> Ended:

@@ -50,13 +50,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Asks:
+    """The calls that a race's cadence asks for in an hour, before anything is stretched.
+
+    On its race day, which begins, or began, at `race_day_at` (None: it has none to come), and outside it.
+    """
+
+    calls_per_hour: float
+    race_day_at: datetime | None
+    race_day_until: datetime | None
+    race_day_calls: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
-    """How many races of one rank and period a credential reads."""
+    """The calls that the cadences of a credential's races of one rank ask for in an hour."""
 
     credential_id: int | None
     rank: str
-    period_seconds: int
-    races: int
+    calls_per_hour: float
 
 
 # statement_timestamp(): an index cannot be asked with clock_timestamp(), which may change on the way.
@@ -75,7 +87,7 @@ with due as (
 ranked as (
     select timing_partner_id, race_id, coalesce(waits_since, next_sync_at) as due_since,
            case when coalesce(last_full_at, last_incremental_at) is null or period_seconds is null
-                     or stale_at < statement_timestamp()
+                     or stale_at < statement_timestamp() or statement_timestamp() between race_day_at and race_day_until
                 then 'race_day' else coalesce(rank, 'routine') end as rank
     from due
 )
@@ -118,6 +130,16 @@ set next_sync_at = %(at)s::timestamptz, planned_at = clock_timestamp(), rank = %
                          + make_interval(secs => %(period)s::integer * %(stretch)s::float8 + 60)
                     else coalesce(stale_at, clock_timestamp() + interval '15 minutes') end
 where timing_partner_id = %(partner)s and race_id = %(race)s
+"""
+
+# A job that was queued before its race's day began, or before it was stale, would wait behind all those of race day.
+RAISE: LiteralString = """
+update procrastinate_jobs as j
+set priority = %(priority)s
+from sync_cursors as c
+where j.status = 'todo' and j.task_name = %(task)s and j.priority < %(priority)s
+  and c.timing_partner_id = (j.args ->> 'timing_partner_id')::bigint and c.race_id = (j.args ->> 'race_id')::bigint
+  and (c.stale_at < statement_timestamp() or statement_timestamp() between c.race_day_at and c.race_day_until)
 """
 
 AHEAD: LiteralString = """
@@ -175,11 +197,18 @@ where timing_partner_id = %s and race_id = any(%s::bigint[]) and record_read_at 
 """
 
 DEMAND: LiteralString = """
-select r.credential_id, c.rank, c.period_seconds, count(*)::int as races
+select r.credential_id, d.rank, sum(d.calls)::float8 as calls_per_hour
 from sync_cursors as c
 join runsignup_races as r on r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id
-where c.next_sync_at is not null and c.rank is not null and c.period_seconds is not null
-group by r.credential_id, c.rank, c.period_seconds
+cross join lateral (
+    select coalesce(c.race_day_at <= now() and now() < c.race_day_until, false) as on_day
+) as today
+cross join lateral (
+    select case when on_day then 'race_day' when c.rank = 'race_day' then 'race_week' else c.rank end as rank,
+           case when on_day then c.race_day_calls else c.calls_per_hour end as calls
+) as d
+where c.next_sync_at is not null and d.rank is not null and d.calls is not null
+group by r.credential_id, d.rank
 """
 
 LISTS_DUE: LiteralString = """
@@ -251,6 +280,22 @@ async def plan(
         | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures, "read": read}
         | {"waits_since": waits_since},
     )
+
+
+async def note_asked(conn: Connection, timing_partner_id: int, race_id: int, asks: Asks) -> None:
+    """Keep what a race asks for, by which the periods of all are stretched."""
+    query = """
+        update sync_cursors set calls_per_hour = %s, race_day_at = %s, race_day_until = %s, race_day_calls = %s
+        where timing_partner_id = %s and race_id = %s
+    """
+    day = [asks.race_day_at, asks.race_day_until, asks.race_day_calls]
+    values = [asks.calls_per_hour, *day, timing_partner_id, race_id]
+    await conn.execute(query, values)
+
+
+async def raise_queued(conn: Connection, task: str, priority: int) -> int:
+    """Give queued races that rank as race day by now its priority; how many they are."""
+    return (await conn.execute(RAISE, {"task": task, "priority": priority})).rowcount
 
 
 async def ahead(
