@@ -63,8 +63,11 @@ COMMANDS = (
     Command("partner", "Timing partners and their API keys.", SET_UP, "startlist.cli.partner", "app"),
     Command("key", "The key that seals API secrets.", SET_UP, "startlist.cli.key", "app"),
     Command(
-        "import-legacy", "Take over the rows of the scripts that this replaces.", SET_UP,
-        "startlist.cli.import_legacy", "import_legacy",
+        "import-legacy",
+        "Take over the rows of the scripts that this replaces.",
+        SET_UP,
+        "startlist.cli.import_legacy",
+        "import_legacy",
     ),  # fmt: skip
     Command("demo", "The whole thing on a local RunSignup, from nothing.", TRY, "startlist.cli.demo", "demo"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
@@ -81,6 +84,7 @@ COMMANDS = (
     Command("changes", "What changed in registrations.", READ, "startlist.cli.changes", "changes"),
     Command("bibs", "Bibs assigned, changed, cleared; a bib in RunSignup.", READ, "startlist.cli.bibs", "app"),
     Command("doctor", "Is everything in order here? What to do if not.", TRUST, "startlist.cli.doctor", "doctor"),
+    Command("verify", "Is what is stored what RunSignup has? Mend it if not.", TRUST, "startlist.cli.verify", "verify"),
     Command("quarantine", "Records that could not be stored.", TRUST, "startlist.cli.quarantine", "app"),
     Command("purge", "Delete the people of events that are over.", DATABASE, "startlist.cli.purge", "purge"),
     Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),

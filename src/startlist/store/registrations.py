@@ -138,6 +138,7 @@ _TYPES = {
     "content_hash": "bytea",
 }
 _CONTENT = [name for name in _TYPES if name not in ("last_modified", "content_hash")]
+CONTENT_COLUMNS = tuple(_CONTENT)
 _COPY_TYPES = ["int8", "int8", "int8", "int8", *_TYPES.values()]
 _COPY_COLUMNS = ", ".join(["timing_partner_id", "race_id", "event_id", "registration_id", *_TYPES])
 
@@ -379,10 +380,16 @@ async def _insert(conn: Connection, scope: Scope, new: dict[Key, Arrived], merge
         merged.bib_changes += bib_changes
 
 
-async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], merged: Merged) -> None:
-    await stages.make(conn, STAGE, GATHERED)
-    if await _copy(conn, COPY_STAGE, scope, differing.values(), staged=True):
+async def stage(conn: Connection, scope: Scope, arrived: Iterable[Arrived]) -> None:
+    """Put registrations into `stage_registrations` as they would be stored, within the caller's transaction."""
+    await stages.make(conn, STAGE)
+    if await _copy(conn, COPY_STAGE, scope, arrived, staged=True):
         await conn.execute(KEEP_ABSENT)
+
+
+async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], merged: Merged) -> None:
+    await stages.make(conn, GATHERED)
+    await stage(conn, scope, differing.values())
     values = {
         "partner": scope.timing_partner_id,
         "announced": scope.announced(key[0] for key in differing),

@@ -31,6 +31,7 @@ class Options:
     """What the user, or the schedule, asked of a run.
 
     `full_every` and `record_every` are the schedule's: how old the last full pass and the race's own record may be.
+    `repair`: what differs here may be our own fault, and is not counted as an edit that RunSignup kept silent about.
     """
 
     timing_partner_id: int | None = None
@@ -41,6 +42,7 @@ class Options:
     accept_missing: bool = False
     full_every: timedelta | None = None
     record_every: timedelta | None = None
+    repair: bool = False
 
     def list_from(self, now: datetime) -> date:
         """The first day whose races are listed, in RunSignup's own zone."""

@@ -214,7 +214,7 @@ class _Pass:
             active = await races.active_rows(self.conn, self.key[0], events) if kind is Kind.FULL else {}
             found = Checkpoint.fresh(kind, events, self.cursor, active, now)
         self.checkpoint = found
-        last_query = self.cursor.participants_watermark if kind is Kind.FULL else None
+        last_query = self.cursor.participants_watermark if kind is Kind.FULL and not options.repair else None
         scope = Scope(
             *self.key, asked=events, quiet=self._quiet(), race_is_new=self.cursor.last_full_at is None,
             last_query=None if last_query is None else datetime.fromtimestamp(last_query, UTC),

@@ -1,0 +1,1 @@
+"""Prove that what is stored is what RunSignup has."""

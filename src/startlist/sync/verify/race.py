@@ -1,0 +1,168 @@
+"""One race read afresh and compared with the store, page by page; nothing is locked and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from startlist.runsignup import ParticipantsPage, RemovedPage, RunSignup
+from startlist.store import stages, verifications
+from startlist.store.cursors import Cursor
+from startlist.store.database import Connection
+from startlist.store.registrations import CONTENT_COLUMNS, Key, Range, Scope
+from startlist.store.verifications import ActivePair
+
+WHO = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field that is stored otherwise than RunSignup has it; event and registration are None for the race's own."""
+
+    event_id: int | None
+    registration_id: int | None
+    first_name: str | None
+    last_name: str | None
+    field: str
+    ours: Any
+    theirs: Any
+
+    @property
+    def place(self) -> tuple[int | None, int | None, str]:
+        """Which registration and which field."""
+        return self.event_id, self.registration_id, self.field
+
+
+@dataclass(slots=True)
+class Found:
+    """What one reading found. `newer`: registrations that RunSignup changed since our last pass."""
+
+    differences: list[Difference] = field(default_factory=list)
+    newer: int = 0
+    active: int = 0
+    removed: int = 0
+    values: int = 0
+    as_of: datetime | None = None
+
+
+class Reading:
+    """One reading of a race's record and both its feeds."""
+
+    def __init__(self, conn: Connection, client: RunSignup, scope: Scope, cursor: Cursor) -> None:
+        self.found = Found()
+        self._conn = conn
+        self._client = client
+        self._scope = scope
+        self._cursor = cursor
+        self._absent: dict[Key, WHO] = {}
+        self._contested: dict[Key, ActivePair] = {}  # active there, stored as removed
+
+    async def read(self) -> Found:
+        """Read and compare everything."""
+        await stages.prepare(self._conn)
+        race, events = self._scope.race_id, sorted(self._scope.asked)
+        record = await self._client.race(race)
+        fields = await verifications.race_fields(self._conn, self._scope.timing_partner_id, record)
+        self.found.differences += [Difference(None, None, None, None, *one) for one in fields]
+        async for page in self._client.participants(race, events):
+            self._first(page.candidate)
+            if page.event_id is not None or page.next is None:  # else each event is read alone after it
+                await self._active(page)
+        async for removed in self._client.removed_participants(race, events):
+            if removed.event_id is not None or removed.next is None:
+                await self._removed(removed)
+        for key, who in self._absent.items():
+            self._differs(key, who, "state", "active", "in neither list")
+        for key, pair in self._contested.items():
+            if self._is_newer(key[0], pair.modified, self._cursor.participants_watermark):
+                self.found.newer += 1
+            else:
+                self._differs(key, (pair.first_name, pair.last_name), "state", "removed", "active")
+        return self.found
+
+    def _first(self, candidate: int | None) -> None:
+        if self.found.as_of is None and candidate is not None:
+            self.found.as_of = datetime.fromtimestamp(candidate, UTC)
+
+    async def _active(self, page: ParticipantsPage) -> None:
+        complete = page.complete_range and all(bad.registration_id is not None for bad in page.bad)
+        asked = sorted(self._scope.asked) if page.event_id is None else [page.event_id]
+        answered = Range(asked, page.after, page.up_to) if complete else None
+        present = [bad.registration_id for bad in page.bad if bad.registration_id is not None]
+        pairs, absent = await verifications.compare_active(self._conn, self._scope, page.rows, answered, present)
+        self._unreadable(page)
+        self._absent.update({(event, number): (first, last) for event, number, first, last in absent})
+        for row in page.rows:
+            self._absent.pop((row.event_id, row.registration_id), None)
+        self.found.active += len(page.rows)
+        self.found.values += len(page.rows) * (len(CONTENT_COLUMNS) + 1)
+        for pair in pairs:
+            self._judge(pair)
+
+    def _judge(self, pair: ActivePair) -> None:
+        key, who = (pair.event_id, pair.registration_id), (pair.first_name, pair.last_name)
+        if pair.removed:
+            self._contested[key] = pair
+            return
+        moved = pair.modified != pair.stored_modified
+        if moved and self._is_newer(pair.event_id, pair.modified, self._cursor.participants_watermark):
+            self.found.newer += 1
+        elif not pair.stored:
+            self._differs(key, who, "state", "not stored", "active")
+        else:
+            if pair.missing:
+                self._differs(key, who, "state", "missing", "active")
+            for name, ours, theirs in _flat("", pair.ours, pair.theirs):
+                self._differs(key, who, name, ours, theirs)
+
+    async def _removed(self, page: RemovedPage) -> None:
+        self._unreadable(page)
+        self.found.removed += len(page.rows)
+        for pair in await verifications.compare_removed(self._conn, self._scope.timing_partner_id, page.rows):
+            key, who = (pair.event_id, pair.registration_id), (pair.first_name, pair.last_name)
+            absent = self._absent.pop(key, None) is not None
+            contested = self._contested.get(key)
+            if contested is not None:
+                if _not_before(pair.modified, contested.modified):
+                    del self._contested[key]
+                else:
+                    continue  # entered again later: told as active
+            active = pair.stored and not pair.removed
+            if active and not absent and not _not_before(pair.modified, pair.stored_modified):
+                continue
+            if not active and pair.same:
+                continue
+            if self._is_newer(pair.event_id, pair.modified, self._cursor.removed_watermark):
+                self.found.newer += 1
+            elif not pair.stored or active:
+                self._differs(key, who, "state", "active" if active else "not stored", "removed")
+            else:
+                self._differs(key, who, "removal", "another record", "the record of the removed list")
+
+    def _unreadable(self, page: ParticipantsPage | RemovedPage) -> None:
+        for bad in page.bad:
+            found = Difference(bad.event_id, bad.registration_id, None, None, "record", "not readable", bad.reason)
+            self.found.differences.append(found)
+
+    def _differs(self, key: Key, who: WHO, name: str, ours: Any, theirs: Any) -> None:
+        self.found.differences.append(Difference(*key, *who, name, ours, theirs))
+
+    def _is_newer(self, event_id: int, modified: datetime | None, watermark: int | None) -> bool:
+        """Whether the next sync brings this by itself."""
+        if watermark is None or event_id not in self._cursor.event_ids:
+            return True
+        return modified is not None and modified.timestamp() >= watermark
+
+
+def _not_before(removal: datetime | None, active: datetime | None) -> bool:
+    return removal is None or active is None or removal >= active
+
+
+def _flat(path: str, ours: object, theirs: object) -> Iterator[tuple[str, object, object]]:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for key in sorted(ours.keys() | theirs.keys()):
+            yield from _flat(f"{path}.{key}" if path else key, ours.get(key), theirs.get(key))
+    elif ours != theirs:
+        yield path, ours, theirs
