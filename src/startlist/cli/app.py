@@ -68,7 +68,7 @@ COMMANDS = (
         SET_UP,
         "startlist.cli.import_legacy",
         "import_legacy",
-    ),  # fmt: skip
+    ),
     Command("demo", "The whole thing on a local RunSignup, from nothing.", TRY, "startlist.cli.demo", "demo"),
     Command("sandbox", "Run a local RunSignup with made-up timing partners.", TRY, "startlist.cli.sandbox", "sandbox"),
     Command("sync", "Sync all timing partners' races, now.", SYNC, "startlist.cli.sync", "sync"),
