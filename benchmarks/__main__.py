@@ -1,12 +1,13 @@
 """How fast, how small, how cheap: Startlist beside its peers, against a sandbox, in one run.
 
-    python -m benchmarks                        everything, about 45 minutes; writes benchmarks/RESULTS.md
+    python -m benchmarks                        everything, about 50 minutes; writes benchmarks/RESULTS.md
     python -m benchmarks --parts sync --runs 1 --registrations 50000
     python -m benchmarks --parts peers --peers upsert dlt
     python -m benchmarks --parts serving --minutes 2 --processes 1
 
-The loader (sync, peers, growth: a quarter of an hour), the scheduler for real (serving: 28 minutes) and its tick (half
-a minute) each have a section of RESULTS.md, which only a run that measured it writes anew, as soon as it is measured.
+The loader (sync, peers, growth: a quarter of an hour), the scheduler for real (serving: 28 minutes), its tick (half a
+minute) and a Thanksgiving in virtual time (five minutes) each have a section of RESULTS.md, which only a run that
+measured it writes anew, as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import goals, machine, report, sections, serving, serving_report, ticking
+from benchmarks import goals, machine, report, sections, serving, serving_report, thanksgiving, ticking
 from benchmarks.cases import PEERS, peer_cases, syncs
 from benchmarks.growth import Growth, grow
 from benchmarks.machine import BENCH_PYTHON
@@ -25,7 +26,7 @@ from benchmarks.results import GROWTH_AFTER, GROWTH_BEFORE, STARTLIST, Result
 from benchmarks.stand import Stand, sandbox, stand
 
 LOADER = ("sync", "peers", "growth")
-PARTS = (*LOADER, "tick", "serving")
+PARTS = (*LOADER, "thanksgiving", "tick", "serving")
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
 
@@ -42,7 +43,7 @@ def main() -> None:
 
 def _sections(ground: Stand, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The sections of the results, each with what the machine was like right before it was measured."""
-    measures = {"loader": _load, "tick": _tick, "serving": _serve}
+    measures = {"loader": _load, "thanksgiving": _rehearse, "tick": _tick, "serving": _serve}
     for name, measure in measures.items():
         if {*(LOADER if name == "loader" else (name,))} & {*options.parts}:
             found = machine.facts(ground.one("select current_setting('server_version')"))
@@ -65,6 +66,13 @@ def _load(ground: Stand, options: argparse.Namespace, found: dict[str, str]) -> 
     if options.write and growth.steps:
         _draw(growth)
     return report.document(found, results, growth, registrations=options.registrations, per_race=options.per_race)
+
+
+def _rehearse(_ground: Stand, _options: argparse.Namespace, found: dict[str, str]) -> str:
+    results = thanksgiving.run(lambda text: print(text, flush=True))
+    for text in (judged for morning in results.mornings for judged in thanksgiving.judged(morning)):
+        print(text)
+    return "\n".join([thanksgiving.section(results), "", *(f"* {fact}" for fact in report.facts(found))])
 
 
 def _tick(ground: Stand, _options: argparse.Namespace, found: dict[str, str]) -> str:
@@ -125,7 +133,7 @@ def _options() -> argparse.Namespace:
         nargs="+",
         choices=PARTS,
         default=PARTS,
-        help="default: all, 45 minutes: sync, peers and growth take a quarter of an hour together, serving 28 minutes"
+        help="default: all, 50 minutes: sync, peers and growth take a quarter of an hour together, serving 28 minutes"
         " (the minutes and 100 seconds for each number of processes, three minutes before and after), tick half a one",
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=[*PEERS], help="default: all")

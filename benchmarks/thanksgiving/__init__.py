@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.thanksgiving.rehearsal import Results, run
-from benchmarks.thanksgiving.report import section
+from benchmarks.thanksgiving.report import judged, section
 
-__all__ = ["Results", "run", "section"]
+__all__ = ["Results", "judged", "run", "section"]
