@@ -16,7 +16,8 @@ PRINCIPAL = "the-api-key"
 
 
 def metrics(**values: Any) -> Metrics:
-    return Metrics(**{"at": NOW, "leads": True, "workers": 2} | values)
+    given: dict[str, Any] = {"at": NOW, "leads": True, "workers": 2}
+    return Metrics(**(given | values))
 
 
 def a_pass(sync_type: str, status: str, code: int | None, passes: int) -> dict[str, Any]:
