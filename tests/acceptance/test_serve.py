@@ -106,7 +106,7 @@ class Stage:
         """The server process of the scheduler that leads."""
         found = self.value(
             "select a.pid from pg_stat_activity as a join pg_locks as l using (pid)"
-            " where a.application_name = 'startlist scheduler' and l.locktype = 'advisory' and l.granted"
+            " where a.application_name like 'startlist scheduler %%' and l.locktype = 'advisory' and l.granted"
         )
         return None if found is None else int(found)
 
@@ -291,13 +291,46 @@ def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: P
         cli.close()
 
 
+def test_a_leader_that_is_paused_in_mid_pass_is_replaced_and_does_no_harm_when_it_wakes_up(at: Stage) -> None:
+    """As SIGSTOP does, or a machine that sleeps: its connections and all their locks live on."""
+    first = at.start()
+    at.fresh()
+    led_by = at.leader()
+    second = at.start()
+    until(lambda: at.value("select count(*) from procrastinate_workers") == 2)
+    at.control.fault("delay", seconds=5, times=1, match={"endpoint": "participants"})
+    until(lambda: at.value("select count(*) from sync_history where status = 'running'") > 0)
+    first.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    for number, person in enumerate(some(at)[:5]):
+        at.control.assign_bib(person, 900 + number)
+    at.fresh()
+    until(at.equal)
+    assert time.monotonic() - begun < 60
+    assert at.leader() not in (None, led_by)
+    assert "worker.silent" in at.log(second)
+
+    last = at.value("select max(change_id) from runsignup_changes")
+    first.send_signal(signal.SIGCONT)
+    until(lambda: at.value("select count(*) from sync_runs where status = 'running'") == 2)
+    at.fresh()
+    assert at.equal()
+    assert at.value("select max(change_id) from runsignup_changes") == last  # nothing was stored twice
+    for process in (first, second):
+        assert process.poll() is None
+        assert "Traceback" not in at.log(process)
+        stopped(process)
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     "connection", ["startlist run", "startlist scheduler", "startlist lane", "startlist queue", "startlist pass"]
 )
 def test_a_single_connection_that_is_lost_is_survived(connection: str, at: Stage) -> None:
     process = at.start()
     at.fresh()
-    at.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", connection)
+    lost = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like %s"
+    at.execute(lost, f"{connection} %")
     at.fresh()
     assert at.equal()
     assert process.poll() is None

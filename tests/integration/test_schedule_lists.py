@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from startlist.schedule.daily import LISTINGS, upcoming
-from startlist.store import history, schedule
+from startlist.store import history, processes
 from tests.scheduling import NEW_YORK, Schedule
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
@@ -185,9 +185,9 @@ async def test_the_run_of_a_worker_that_vanished_is_closed(at: Schedule, rig: Ri
     async with at.crew() as crew, crew.context.admin() as conn:
         alive = crew.context.run_id
         assert alive is not None
-        await schedule.show_alive(rig.database, conn, alive)
+        await processes.show_alive(rig.database, conn, alive)
         dead = await history.open_run(rig.conn, "worker", "schedule")
         await rig.conn.execute("update sync_runs set started_at = now() - interval '1 minute'")
-        assert await schedule.close_dead_runs(rig.database, rig.conn) == [dead]
+        assert await processes.close_dead_runs(rig.database, rig.conn) == [dead]
     found = await rig.rows("select run_id, status from sync_runs order by run_id")
     assert [(row["run_id"], row["status"]) for row in found] == [(alive, "running"), (dead, "interrupted")]

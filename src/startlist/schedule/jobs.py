@@ -16,7 +16,7 @@ from procrastinate.jobs import Job, Status
 from startlist.schedule.crew import Crew
 from startlist.schedule.discovery import PartnerTurn
 from startlist.schedule.race import RaceTurn
-from startlist.store import schedule
+from startlist.store import processes, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Database
 from startlist.store.schedule import DueRace
@@ -64,10 +64,10 @@ def make_app(database: Database) -> App:
 async def make_tables(database: Database, app: App) -> None:
     """Make the queue's tables in our schema, once, whoever comes first."""
     async with await database.connect(name="startlist queue") as conn:
-        if await schedule.has_queue(conn):
+        if await processes.has_queue(conn):
             return
         await conn.execute("select pg_advisory_lock(%s)", [database.lock_key("queue")])
-        if not await schedule.has_queue(conn):
+        if not await processes.has_queue(conn):
             await app.schema_manager.apply_schema_async()
 
 

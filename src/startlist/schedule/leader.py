@@ -10,7 +10,7 @@ from procrastinate import App
 
 from startlist.schedule import jobs
 from startlist.schedule.cadence import Rhythm
-from startlist.store import history, schedule
+from startlist.store import history, processes, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Connection, Database, translated
 
@@ -45,7 +45,8 @@ class Leader:
         """Lead once nobody else does, for as long as the connection lasts. Raises `DatabaseError` when it is lost."""
         async with await self.database.connect(name="startlist scheduler") as conn:
             with translated():
-                while not await schedule.lead(self.database, conn):
+                while not await processes.lead(self.database, conn):
+                    await self._end_silent(conn)  # it may be the one that leads
                     await self._sleep(LOOK_AT_LEADER)
                 log.info("scheduler.leads")
                 while True:
@@ -58,13 +59,14 @@ class Leader:
             adopted = await schedule.adopt(conn, self.rhythm.days_after)
             if adopted:
                 log.info("races.adopted", races=adopted)
-            for run_id in await schedule.close_dead_runs(self.database, conn):
+            for run_id in await processes.close_dead_runs(self.database, conn):
                 log.warning("worker.vanished", run_id=run_id)
         if self._ticks % PURGE_EVERY == CHORES_EVERY // 2:
             dropped = await history.purge(conn)
             if dropped:
                 log.info("history.purged", rows=dropped)
         if self._ticks % LISTS_EVERY == 0:
+            await self._end_silent(conn)
             stalled = await jobs.end_stalled(self.app, SILENT)
             if stalled:
                 log.warning("jobs.stalled", jobs=stalled)
@@ -72,3 +74,8 @@ class Leader:
         await schedule.raise_queued(conn, jobs.RACE, jobs.PRIORITIES[schedule.name(Rank.RACE_DAY)])
         await jobs.defer_races(self.app, await schedule.due_races(conn))
         self._ticks += 1
+
+    async def _end_silent(self, conn: Connection) -> None:
+        ended = await processes.end_silent(conn, SILENT)
+        if ended:
+            log.warning("worker.silent", connections=ended, seconds=SILENT)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
@@ -19,7 +20,7 @@ from startlist.errors import ConfigurationError, DatabaseError, SchemaError
 from startlist.schedule import jobs
 from startlist.schedule.crew import Crew, Stopping
 from startlist.schedule.leader import SILENT, Leader
-from startlist.store import history, schedule
+from startlist.store import history, processes
 from startlist.store.database import Database
 from startlist.store.sealing import open_key_ring
 from startlist.sync.context import Context
@@ -83,14 +84,17 @@ class Worker:
 
     async def _session(self, database: Database) -> None:
         """Work for as long as the connections last."""
+        async with await database.connect(name="startlist run") as conn:
+            ring = await open_key_ring(conn, self.settings)
+            run_id = await history.open_run(conn, "serve" if self.leads else "worker", "schedule")
+        database = replace(database, label=processes.label(database, run_id))
         app = jobs.make_app(database)
         progress = Stopping()
         async with app.open_async(), Context(database, self.settings, progress=progress) as context:
-            await jobs.make_tables(database, app)
+            context.run_id = run_id
             async with context.admin() as conn:
-                ring = await open_key_ring(conn, self.settings)
-                context.run_id = await history.open_run(conn, "serve" if self.leads else "worker", "schedule")
-                await schedule.show_alive(database, conn, context.run_id)
+                await processes.show_alive(database, conn, run_id)
+            await jobs.make_tables(database, app)
             crew = Crew(context, ring, zone_of(self.settings.timezone))
             log.info("worker.ready", run_id=context.run_id, passes=self.settings.worker_passes)
             work = asyncio.create_task(

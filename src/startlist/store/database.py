@@ -49,6 +49,7 @@ class Database:
     conninfo: str
     schema: str
     embedded: bool = False
+    label: str = ""  # of the process that the connections belong to, in their names
 
     @classmethod
     async def open(cls, settings: Settings) -> Database:
@@ -128,7 +129,11 @@ class Database:
         parts = self.parts
         ours = f"{_SERVER_OPTIONS} -c search_path={self.schema}"
         options = f"{parts['options']} {ours}" if "options" in parts else ours
-        return _CLIENT_DEFAULTS | parts | {"application_name": name, "client_encoding": "utf8", "options": options}
+        return (
+            _CLIENT_DEFAULTS
+            | parts
+            | {"application_name": f"{name} {self.label}".strip(), "client_encoding": "utf8", "options": options}
+        )
 
     async def revision(self, connection: Connection) -> str | None:
         """The schema's revision; none if the schema is not ours or does not exist."""

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 from psycopg.rows import dict_row
 
 from startlist.config import Settings
-from startlist.store import partners, schedule
+from startlist.store import partners, processes
 from startlist.store.database import Connection, Database
 from startlist.store.partners import CredentialState
 from startlist.store.status import holders_of
@@ -100,7 +100,7 @@ async def read_metrics(database: Database, conn: Connection, settings: Settings)
     return Metrics(
         holders.at,
         holders.leads(database),
-        sum(holders.works(database, worker) for worker in await schedule.workers(conn)),
+        sum(holders.works(database, worker) for worker in await processes.workers(conn)),
         await _rows(conn, PASSES, most=MOST_PASSES),
         await _rows(conn, CLASSES),
         await _rows(conn, RACE_DAY, most=MOST_RACES),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from startlist.store.database import Connection
-from startlist.store.schedule import has_queue
+from startlist.store.processes import has_queue
 
 # A worker says every few seconds that it lives.
 QUEUE: LiteralString = """

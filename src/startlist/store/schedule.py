@@ -10,7 +10,7 @@ from typing import LiteralString
 from psycopg.rows import class_row
 
 from startlist.store.budget import Rank
-from startlist.store.database import Connection, Database
+from startlist.store.database import Connection
 
 MOST_DUE = 1_000  # races of one tick; the others come a second later
 LONGEST = "1 day 1 minute"  # nothing is planned further off than this, unless the clock was set back
@@ -224,21 +224,6 @@ where k.provider_id = 2
 order by k.timing_partner_id
 """
 
-OLDER_RUNS: LiteralString = """
-select run_id from sync_runs
-where trigger = 'schedule' and status = 'running' and started_at < now() - interval '10 seconds'
-"""
-
-HELD: LiteralString = """
-select (classid::bigint << 32) | objid::bigint from pg_locks
-where locktype = 'advisory' and objsubid = 1 and granted
-  and database = (select oid from pg_database where datname = current_database())
-"""
-
-CLOSE_DEAD_RUNS: LiteralString = """
-update sync_runs set status = 'interrupted', finished_at = now() where run_id = any(%s::bigint[]) and status = 'running'
-"""
-
 
 async def due_races(conn: Connection) -> list[DueRace]:
     """What is due and not queued, the most pressing first; what a clock that was set back put too far off as well."""
@@ -274,12 +259,8 @@ async def plan(
     then, and waits for a call.
     """
     values = {"partner": timing_partner_id, "race": race_id, "at": at, "rank": None if rank is None else name(rank)}
-    await conn.execute(
-        PLAN,
-        values
-        | {"period": None if period is None else round(period), "stretch": stretch, "failures": failures, "read": read}
-        | {"waits_since": waits_since},
-    )
+    values |= {"period": None if period is None else round(period), "stretch": stretch, "failures": failures}
+    await conn.execute(PLAN, values | {"read": read, "waits_since": waits_since})
 
 
 async def note_asked(conn: Connection, timing_partner_id: int, race_id: int, asks: Asks) -> None:
@@ -415,70 +396,3 @@ async def plan_list(
         " base_at = case when %s then clock_timestamp() else base_at end where credential_id = %s",
         [at, failures, base, credential_id],
     )
-
-
-# -- who is at work --------------------------------------------------------------------------------------------------
-
-
-async def lead(database: Database, conn: Connection) -> bool:
-    """Become the one that defers what is due, until this connection ends; False while another is."""
-    row = await (await conn.execute("select pg_try_advisory_lock(%s)", [leader_key(database)])).fetchone()
-    return bool(row and row[0])
-
-
-def leader_key(database: Database) -> int:
-    """The advisory lock of the scheduler that leads."""
-    return database.lock_key("scheduler")
-
-
-def run_key(database: Database, run_id: int) -> int:
-    """The advisory lock that a living worker holds; nobody ever waits for it."""
-    return database.lock_key("worker run", run_id)
-
-
-async def show_alive(database: Database, conn: Connection, run_id: int) -> None:
-    """Show that a worker's run goes on, as long as this connection does."""
-    await conn.execute("select pg_advisory_lock(%s)", [run_key(database, run_id)])
-
-
-async def close_dead_runs(database: Database, conn: Connection) -> list[int]:
-    """Close the runs of workers that ended without a word, and return them."""
-    rows = await (await conn.execute(OLDER_RUNS)).fetchall()
-    held = {key for (key,) in await (await conn.execute(HELD)).fetchall()}  # after the runs: they lock what they open
-    dead = [run_id for (run_id,) in rows if run_key(database, run_id) not in held]
-    if dead:
-        await conn.execute(CLOSE_DEAD_RUNS, [dead])
-    return dead
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """A `serve` or `worker` that runs, or vanished without a word; `race_ids` are those that it reads now."""
-
-    run_id: int
-    command: str
-    started_at: datetime
-    race_ids: list[int]
-
-
-WORKERS: LiteralString = """
-select r.run_id, r.command, r.started_at,
-       coalesce((select array_agg(h.race_id order by h.sync_history_id) from sync_history as h
-                 where h.run_id = r.run_id and h.status = 'running'), '{}') as race_ids
-from sync_runs as r
-where r.trigger = 'schedule' and r.status = 'running'
-order by r.run_id
-"""
-
-
-async def workers(conn: Connection) -> list[WorkerState]:
-    """All that are said to be at work."""
-    async with conn.cursor(row_factory=class_row(WorkerState)) as cursor:
-        await cursor.execute(WORKERS)
-        return await cursor.fetchall()
-
-
-async def has_queue(conn: Connection) -> bool:
-    """Whether the queue's tables are there."""
-    row = await (await conn.execute("select to_regclass('procrastinate_jobs') is not null")).fetchone()
-    return bool(row and row[0])

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from startlist.config import Settings
-from startlist.store import backfill, partners, schedule
+from startlist.store import backfill, partners, processes
 from startlist.store.backfill import BackfillState, partner_key
 from startlist.store.database import Connection, Database
 from startlist.store.partners import CredentialState
+from startlist.store.processes import WorkerState, leader_key, run_key
 from startlist.store.reading import Filters, reader, rows
-from startlist.store.schedule import WorkerState, leader_key, run_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
         credentials = await partners.states(conn, settings, timing_partner_id=filters.timing_partner_id)
         unlisted = await (await conn.execute(UNLISTED, {"partner": filters.timing_partner_id})).fetchall()
         backfills = await backfill.states(conn, filters.timing_partner_id)
-        workers = await schedule.workers(conn)
+        workers = await processes.workers(conn)
     return Status(holders, races, credentials, dict(unlisted), backfills, workers)
 
 
