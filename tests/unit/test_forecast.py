@@ -64,6 +64,18 @@ def test_hours_that_do_not_fit_are_stretched_as_the_scheduler_stretches() -> Non
     assert not hours[7].crowds_out
 
 
+@pytest.mark.parametrize(("races", "fit"), [(500, True), (2_500, False)])
+def test_routine_takes_its_share_and_what_is_left_waits(races: int, fit: bool) -> None:
+    far = [race(n, BEGIN + timedelta(days=60)) for n in range(races)]
+    hours = told(far).credentials[1]
+    assert all(hour.planned <= 850.001 for hour in hours)
+    assert hours[2].waiting > 0  # of all races, which are read at 02:00
+    made, asked = sum(hour.planned for hour in hours), sum(hour.need.routine + hour.need.pressing for hour in hours)
+    assert made + hours[-1].waiting == pytest.approx(asked)
+    assert all(hour.fits for hour in hours) is fit
+    assert (hours[-1].waiting == 0) is fit
+
+
 def test_lanes_stretch_all_keys() -> None:
     found = told([race(n, BEGIN + 4 * HOUR) for n in range(5)], lane_calls=300)
     assert found.lanes[1].stretch == pytest.approx(600 / 276)

@@ -131,17 +131,17 @@ def _problems(found: _Plan, zone: tzinfo | None) -> Iterator[str]:
     for hours in _runs(found.forecast.lanes):
         yield (
             f"all API keys together, {_when(hours, zone)}: up to {_asked(hours):,} calls an hour, of which"
-            f" {_lanes(found)} can make {hours[0].capacity:,.0f}; {_stretched(hours)}"
+            f" {_lanes(found)} can make {hours[0].capacity:,.0f}; {_outcome(hours)}"
         )
     for credential, of_credential in found.forecast.credentials.items():
         state = found.credentials[credential]
         own = [h for h, all_together in zip(of_credential, found.forecast.lanes, strict=True)
-               if h.stretch > all_together.stretch]  # fmt: skip
+               if h.stretch > all_together.stretch or (h.late and not all_together.late)]  # fmt: skip
         for hours in _runs(own):
             yield (
                 f"timing partner {state.timing_partner_id} ({state.company_name}), API key {state.principal},"
                 f" {_when(hours, zone)}: up to {_asked(hours):,} calls an hour of {state.calls_per_hour:,};"
-                f" {_stretched(hours)}"
+                f" {_outcome(hours)}"
             )
 
 
@@ -162,12 +162,17 @@ def _asked(hours: list[Hour]) -> int:
     return round(max(hour.need.pressing + hour.need.routine for hour in hours))
 
 
-def _stretched(hours: list[Hour]) -> str:
+def _outcome(hours: list[Hour]) -> str:
+    said = []
     worst = max(hours, key=lambda hour: hour.stretch)
-    if worst.period is None:
-        return f"races will be read {worst.stretch:.1f} times less often"
-    often, then = words.length(worst.period), words.length(worst.period * worst.stretch)
-    return f"races to be read every {often} will be read every {then}"
+    if worst.stretch > 1 and worst.period is None:
+        said.append(f"races will be read {worst.stretch:.1f} times less often")
+    elif worst.stretch > 1 and worst.period is not None:
+        often, then = words.length(worst.period), words.length(worst.period * worst.stretch)
+        said.append(f"races to be read every {often} will be read every {then}")
+    if late := [hour.waiting for hour in hours if hour.late and hour.waiting >= 1]:
+        said.append(f"up to {max(late):,.0f} calls for races that are not near wait longer than an hour")
+    return "; ".join(said)
 
 
 def _when(hours: list[Hour], zone: tzinfo | None) -> str:
@@ -213,6 +218,7 @@ def _hour(hour: Hour) -> dict[str, Any]:
         "calls_needed": {name(rank): round(calls, 1) for rank, calls in hour.need.calls.items() if calls},
         "calls_possible": round(hour.capacity),
         "calls_planned": round(hour.planned, 1),
+        "calls_waiting": round(hour.waiting, 1),
         "shortest_period_seconds": hour.period,
         "stretch": round(hour.stretch, 3),
         "fits": hour.fits,
@@ -230,15 +236,18 @@ def _print(found: _Plan, problems: list[str], zone: tzinfo | None) -> None:
             day = at.date()
             say(f"{at:%a %Y-%m-%d %Z}")
         asked = hour.need.pressing + hour.need.routine
-        mark = "" if hour.fits else f"  asks for {asked:,.0f}: every {words.length((hour.period or 60) * hour.stretch)}"
+        mark = "" if hour.fits else f"  asks for {asked:,.0f}"
+        if hour.stretch > 1 and hour.period is not None:
+            mark += f": every {words.length(hour.period * hour.stretch)}"
         say(f"  {at:%H:%M} {hour.planned:>8,.0f} {hour.planned / hour.capacity:>5.0%}  {_bar(hour)}{mark}".rstrip())
     rows = []
     for credential, hours in found.forecast.credentials.items():
-        state, busiest = found.credentials[credential], max(hours, key=lambda hour: (hour.stretch, hour.planned))
+        state = found.credentials[credential]
+        busiest = max(hours, key=lambda hour: (hour.stretch, hour.late, hour.planned))
         rows.append((
             state.timing_partner_id, state.company_name, words.short(state.principal), found.races[credential],
             f"{busiest.at.astimezone(zone):%a %H:%M}", round(busiest.need.pressing + busiest.need.routine),
-            state.calls_per_hour, f"{busiest.stretch:.1f}" if not busiest.fits else "1",
+            state.calls_per_hour, f"{busiest.stretch:.1f}" if busiest.stretch > 1 else "1",
             min(hour.for_backfill for hour in hours),
         ))  # fmt: skip
     if rows:

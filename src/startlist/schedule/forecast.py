@@ -53,6 +53,8 @@ class Hour:
     """An hour of one credential, or of the lanes: calls asked for, calls there are, and what comes of it.
 
     `period` is the shortest of its races, unstretched, in seconds; None where no race is read by its cadence.
+    `waited` and `waiting` are the routine calls that come from the hour before, and that are left to the next one;
+    `late` whether those are more than an hour has room for.
     """
 
     at: datetime
@@ -60,16 +62,19 @@ class Hour:
     capacity: float
     stretch: float
     period: float | None
+    waited: float
+    waiting: float
+    late: bool
 
     @property
     def planned(self) -> float:
         """The calls that will be made."""
-        return self.need.routine + self.need.pressing / self.stretch
+        return self.waited + self.need.routine - self.waiting + self.need.pressing / self.stretch
 
     @property
     def fits(self) -> bool:
         """Whether every race is read as often as its nearness asks for."""
-        return self.stretch == 1.0
+        return self.stretch == 1.0 and not self.late
 
     @property
     def for_backfill(self) -> int:
@@ -163,25 +168,34 @@ def forecast(
     starts = [begin + timedelta(hours=hour) for hour in range(hours)]
     needs = {credential: of_credential.needs() for credential, of_credential in asked.items()}
     periods = {credential: of_credential.shortest() for credential, of_credential in asked.items()}
-    lanes = [
-        _hour(at, _sum(of[hour] for of in needs.values()), lane_calls, 1.0, (of[hour] for of in periods.values()))
-        for hour, at in enumerate(starts)
+    together = [_sum(of[hour] for of in needs.values()) for hour in range(hours)]
+    shortest = [
+        min((p for of in periods.values() if (p := of[hour]) is not None), default=None) for hour in range(hours)
     ]
+    lanes = _follow(starts, together, shortest, lane_calls, 1.0, [1.0] * hours)
+    by_lanes = [hour.stretch for hour in lanes]
     return Forecast(
         lanes,
         {
-            credential: [
-                _hour(at, needs[credential][hour], calls, lanes[hour].stretch, [periods[credential][hour]])
-                for hour, at in enumerate(starts)
-            ]
-            for credential, calls in budgets.items()
+            credential: _follow(starts, need, periods[credential], budgets[credential], Rank.ROUTINE.share, by_lanes)
+            for credential, need in needs.items()
         },
     )
 
 
-def _hour(at: datetime, need: Need, capacity: float, least: float, periods: Iterable[float | None]) -> Hour:
-    stretch = max(least, stretch_factor(need.pressing, need.routine, capacity))
-    return Hour(at, need, capacity, stretch, min((p for p in periods if p is not None), default=None))
+def _follow(
+    starts: list[datetime], needs: list[Need], periods: list[float | None], capacity: float, share: float,
+    least: list[float],
+) -> list[Hour]:  # fmt: skip
+    """Hour after hour: what is pressing is stretched, routine takes the rest of its share and waits for the next."""
+    found, waited = [], 0.0
+    for at, need, period, by_lanes in zip(starts, needs, periods, least, strict=True):
+        stretch = max(by_lanes, stretch_factor(need.pressing, need.routine, capacity))
+        room = max(capacity * share - need.pressing / stretch, 0.0)
+        waiting = max(waited + need.routine - room, 0.0)
+        found.append(Hour(at, need, capacity, stretch, period, waited, waiting, waiting > room))
+        waited = waiting
+    return found
 
 
 def _hours_of(begin: datetime, end: datetime, times: tuple[time, ...], zone: tzinfo | None) -> list[int]:
