@@ -20,6 +20,7 @@ from typing import TypeVar
 from benchmarks.thanksgiving.engine import LANE, Engine, Running, Work
 from benchmarks.thanksgiving.hour import free_at, reserve
 from benchmarks.thanksgiving.world import BEGIN, HOURS, Credential, Race
+from startlist.schedule.cadence import CALLS_OF_A_PASS
 from startlist.schedule.crew import LOOK_AGAIN, USUAL_SECONDS
 from startlist.schedule.decision import AFFORDED, PAGE_ROWS, Ended, asks_of, full_every, next_turn, share_of, stretch_of
 from startlist.schedule.leader import LISTS_EVERY, SILENT, TICK
@@ -236,8 +237,8 @@ class Model:
         due = next_turn(cadence, _at(self.engine.now), outcome, race.failures, self.chance.random(), stretch)
         if due is not None:
             self._plan(race, due.at.timestamp(), due.rank, due.period, stretch)
-            race.planned = max(due.period * stretch, race.next_sync_at - self.engine.now)
-            if outcome == Ended():
+            if outcome == Ended():  # who is put off, or failed, is late by what was planned before
+                race.planned = max(due.period * stretch, race.next_sync_at - self.engine.now)
                 race.stale_at = race.next_sync_at + due.period * stretch + 60
             if due.rank is Rank.RACE_DAY:
                 self.told.stretches.append((stretch, self._floor[race.credential_id]))
@@ -245,25 +246,29 @@ class Model:
     def _pass(
         self, race: Race, credential: Credential, limit: int, stretch: float, me: Callable[[], Running]
     ) -> Step[Ended]:
-        cadence, now = race.cadence, _at(self.engine.now)
-        left = limit - len(credential.calls)
-        large = race.registrations >= PAGE_ROWS
-        every = full_every(
-            cadence, now, large=large, affords=race.full_calls <= left * AFFORDED, silent=False, stretch=stretch
-        )
-        full = self.engine.now - race.full_at > every.total_seconds()
-        calls = race.full_calls if full else 2
-        record = self.engine.now - race.record_at >= cadence.record_every(now, stretch).total_seconds()
-        asked_at = self.engine.now
-        for number in range(calls + record):
+        full, record, begun, asked_at = race.checkpoint or (*self._chosen(race, credential, limit, stretch), 0, 0.0)
+        race.checkpoint = None
+        for number in range(begun, (race.full_calls if full else CALLS_OF_A_PASS) + record):
             if number == record:
                 asked_at = self.engine.now
-            ended = yield from self._call(credential, limit, 2 if number == 0 else 1, me)
+            ended = yield from self._call(credential, limit, 2 if number == begun else 1, me)
             if ended is not None:
+                race.checkpoint = full, record, number, asked_at
                 self.told.passes["put off" if ended.until else "failed"] += 1
                 return ended
         self._complete(race, asked_at, full=full, record=record)
         return Ended()
+
+    def _chosen(self, race: Race, credential: Credential, limit: int, stretch: float) -> tuple[bool, bool]:
+        """Whether the pass is a full one, and whether the race's own record is read."""
+        cadence, now = race.cadence, self.engine.now
+        left = limit - len(credential.calls)
+        large = race.registrations >= PAGE_ROWS
+        every = full_every(
+            cadence, _at(now), large=large, affords=race.full_calls <= left * AFFORDED, silent=False, stretch=stretch
+        )
+        full = now - race.full_at > every.total_seconds()
+        return full, now - race.record_at >= cadence.record_every(_at(now), stretch).total_seconds()
 
     def _call(self, credential: Credential, limit: int, needed: int, me: Callable[[], Running]) -> Step[Ended | None]:
         """One call with its attempts; None: it succeeded."""

@@ -50,6 +50,9 @@ class Race:
     completed_at: float = 0.0
     full_at: float = 0.0
     record_at: float = 0.0
+    checkpoint: tuple[bool, bool, int, float] | None = (
+        None  # full, with record, calls made, when changes were asked for
+    )
     stale_at: float = 0.0
     race_day: tuple[float, float] = (float("inf"), float("inf"))
     asks: Asks = field(default_factory=lambda: Asks(0.0, None, None, None))
