@@ -258,7 +258,8 @@ async def plan(
     `read`: it was just read to the end; else it becomes stale when it would have before. `waits_since`: it was due
     then, and waits for a call.
     """
-    values = {"partner": timing_partner_id, "race": race_id, "at": at, "rank": None if rank is None else name(rank)}
+    values: dict[str, object] = {"partner": timing_partner_id, "race": race_id, "at": at}
+    values["rank"] = None if rank is None else name(rank)
     values |= {"period": None if period is None else round(period), "stretch": stretch, "failures": failures}
     await conn.execute(PLAN, values | {"read": read, "waits_since": waits_since})
 
