@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from benchmarks.thanksgiving.engine import LANE, Engine, Running, Work
 from benchmarks.thanksgiving.hour import free_at, reserve
+from benchmarks.thanksgiving.order import ahead, in_order, on_day, rank_of
 from benchmarks.thanksgiving.world import BEGIN, HOURS, Credential, Race
 from startlist.schedule.cadence import CALLS_OF_A_PASS
 from startlist.schedule.crew import LOOK_AGAIN, USUAL_SECONDS
@@ -120,22 +121,16 @@ class Model:
             at, _, race = heapq.heappop(self._due)
             if at == race.next_sync_at and not race.queued and not race.doing:
                 due.append(race)
-        ranks = {race: self._rank(race) for race in due}
-        for race in sorted(due, key=lambda race: (-ranks[race], race.waits_since or race.next_sync_at)):
-            self._put(race, ranks[race])
+        for race in in_order(due, now):
+            self._put(race, rank_of(race, now))
         if self._low:  # those that press more by now
             for place, race in list(self._low.items()):
                 if race.queued != place:
                     del self._low[place]
-                elif self._rank(race) is Rank.RACE_DAY:
+                elif rank_of(race, now) is Rank.RACE_DAY:
                     del self._low[place]
                     heapq.heappush(self._queue, (-Rank.RACE_DAY, place, race))
         self._hand_out()
-
-    def _rank(self, race: Race) -> Rank:
-        """What the database ranks it as: it may be stale by now, or its race day have begun."""
-        now = self.engine.now
-        return Rank.RACE_DAY if race.stale_at < now or _on_day(race, now) else race.rank
 
     def _put(self, race: Race, rank: Rank) -> None:
         self._queued += 1
@@ -216,12 +211,7 @@ class Model:
         stretch = self._stretch(credential)
         share = share_of(rank, _at(now), _at(race.completed_at), period, stretch, cadence.rhythm)
         limit = calls_of_share(credential.calls_per_hour, share)
-        before = sum(
-            other is not race and other.waits_since is not None
-            and (-other.rank, other.waits_since, other.race_id) < (-rank, since, race.race_id)
-            for other in credential.races
-        )  # fmt: skip
-        until = free_at(credential, now, limit, before)
+        until = free_at(credential, now, limit, ahead(credential, race, rank, since))
         if until is not None:
             race.waits_since = since
             self._plan(race, until, rank, period or cadence.rhythm.routine, stretch)
@@ -326,7 +316,7 @@ class Model:
     def _demand(self) -> list[Demand]:
         found: defaultdict[tuple[int, str], float] = defaultdict(float)
         for race in self.races:
-            day = _on_day(race, self.engine.now)
+            day = on_day(race, self.engine.now)
             calls = race.asks.race_day_calls if day else race.asks.calls_per_hour
             rank = Rank.RACE_DAY if day else min(race.rank, Rank.RACE_WEEK)
             found[race.credential_id, name(rank)] += calls or 0
@@ -348,11 +338,6 @@ class Model:
         for number, credential in self.credentials.items():
             own = pressing[number] / max(credential.calls_per_hour - routine[number], 1)
             self._floor[number] = max(1.0, by_lanes, own)
-
-
-def _on_day(race: Race, now: float) -> bool:
-    begins, ends = race.race_day
-    return begins <= now < ends
 
 
 def _at(seconds: float) -> datetime:
