@@ -44,6 +44,8 @@ def test_hours_that_do_not_fit_are_named(cli: Cli, stored: Stored) -> None:
     assert problem in shown.stdout
     assert "timing partner 1 (Acme), API key acme-key, " in problem
     assert "up to 124 calls an hour of 60; races to be read every 60 s will be read every 2 min" in problem
+    stored.conn.execute("update partner_provider_credentials set calls_per_hour = 100")
+    assert "races to be read every 60 s will be read every 81 s" in cli("plan").stdout
     stored.insert("api_calls", credential_id=1, endpoint="participants", ms=72_000)
     problems = cli("plan", "--json").json["problems"]
     assert "all API keys together" in problems[0]

@@ -168,11 +168,16 @@ def _outcome(hours: list[Hour]) -> str:
     if worst.stretch > 1 and worst.period is None:
         said.append(f"races will be read {worst.stretch:.1f} times less often")
     elif worst.stretch > 1 and worst.period is not None:
-        often, then = words.length(worst.period), words.length(worst.period * worst.stretch)
+        often, then = _length(worst.period), _length(worst.period * worst.stretch)
         said.append(f"races to be read every {often} will be read every {then}")
     if late := [hour.waiting for hour in hours if hour.late and hour.waiting >= 1]:
         said.append(f"up to {max(late):,.0f} calls for races that are not near wait longer than an hour")
     return "; ".join(said)
+
+
+def _length(seconds: float) -> str:
+    """A period, fine enough that one which is stretched a little is seen to be."""
+    return f"{seconds:.0f} s" if seconds < 120 else words.length(seconds)
 
 
 def _when(hours: list[Hour], zone: tzinfo | None) -> str:
@@ -238,7 +243,7 @@ def _print(found: _Plan, problems: list[str], zone: tzinfo | None) -> None:
         asked = hour.need.pressing + hour.need.routine
         mark = "" if hour.fits else f"  asks for {asked:,.0f}"
         if hour.stretch > 1 and hour.period is not None:
-            mark += f": every {words.length(hour.period * hour.stretch)}"
+            mark += f": every {_length(hour.period * hour.stretch)}"
         say(f"  {at:%H:%M} {hour.planned:>8,.0f} {hour.planned / hour.capacity:>5.0%}  {_bar(hour)}{mark}".rstrip())
     rows = []
     for credential, hours in found.forecast.credentials.items():
