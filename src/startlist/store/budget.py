@@ -163,7 +163,7 @@ async def calls_left(conn: Connection, credential: Credential, share: float = 1.
     """How many calls of a share of the hour the credential may still make, pauses aside."""
     query = """
         select count(*) from api_calls
-        where credential_id = %s and reserved_at > clock_timestamp() - interval '3605 seconds'
+        where credential_id = %s and reserved_at > statement_timestamp() - interval '3605 seconds'
     """
     with translated():
         row = await (await conn.execute(query, [credential.credential_id])).fetchone()
@@ -222,7 +222,7 @@ async def refused_races(conn: Connection, credential_id: int) -> frozenset[int]:
                     else array_agg(distinct a.race_id) filter (where a.error_code = 7) end
         from api_calls a join partner_provider_credentials c using (credential_id)
         where a.credential_id = %s
-          and a.reserved_at > greatest(clock_timestamp() - interval '1 hour', c.rotated_at)
+          and a.reserved_at > greatest(statement_timestamp() - interval '1 hour', c.rotated_at)
           and a.endpoint in ('participants', 'removed-participants', 'search-bib')
     """
     with translated():

@@ -102,7 +102,7 @@ _STATES: LiteralString = """
         on c.timing_partner_id = t.timing_partner_id and c.provider_id = 2
     left join lateral (
         select count(*) as calls from api_calls a
-        where a.credential_id = c.credential_id and a.reserved_at > clock_timestamp() - interval '1 hour'
+        where a.credential_id = c.credential_id and a.reserved_at > statement_timestamp() - interval '1 hour'
     ) made on true
     where %(partner)s::bigint is null or t.timing_partner_id = %(partner)s
     order by t.timing_partner_id, c.credential_id
