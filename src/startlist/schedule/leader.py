@@ -39,6 +39,7 @@ class Leader:
         self.app = app
         self.rhythm = rhythm
         self._sleep = sleep
+        self._watch = processes.Watch(database.label)
         self._ticks = 0
 
     async def run(self) -> None:
@@ -46,7 +47,7 @@ class Leader:
         async with await self.database.connect(name="startlist scheduler") as conn:
             with translated():
                 while not await processes.lead(self.database, conn):
-                    await self._end_silent(conn)  # it may be the one that leads
+                    await self._cut_off(conn)  # it may be the one that leads
                     await self._sleep(LOOK_AT_LEADER)
                 log.info("scheduler.leads")
                 while True:
@@ -66,7 +67,7 @@ class Leader:
             if dropped:
                 log.info("history.purged", rows=dropped)
         if self._ticks % LISTS_EVERY == 0:
-            await self._end_silent(conn)
+            await self._cut_off(conn)
             stalled = await jobs.end_stalled(self.app, SILENT)
             if stalled:
                 log.warning("jobs.stalled", jobs=stalled)
@@ -75,7 +76,7 @@ class Leader:
         await jobs.defer_races(self.app, await schedule.due_races(conn))
         self._ticks += 1
 
-    async def _end_silent(self, conn: Connection) -> None:
-        ended = await processes.end_silent(conn, SILENT)
-        if ended:
-            log.warning("worker.silent", connections=ended, seconds=SILENT)
+    async def _cut_off(self, conn: Connection) -> None:
+        cut = await self._watch.cut_off(conn, SILENT)
+        if cut:
+            log.warning("worker.silent", connections=cut, seconds=SILENT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
@@ -45,19 +47,19 @@ CLOSE_DEAD_RUNS: LiteralString = """
 update sync_runs set status = 'interrupted', finished_at = now() where run_id = any(%s::bigint[]) and status = 'running'
 """
 
-# A process that was stopped (SIGSTOP, a machine that sleeps) keeps its connections, and all locks that hang on them:
-# those of the leader, of races, of lanes. Its heartbeat is a statement on the connection of its run.
-END_SILENT: LiteralString = """
-with silent as (
-    select substring(application_name from '[0-9a-f]{8}$') as label
-    from pg_stat_activity
-    where datname = current_database() and application_name ~ '^startlist run [0-9a-f]{8}$'
-      and state = 'idle' and state_change < clock_timestamp() - make_interval(secs => %s)
-)
-select count(pg_terminate_backend(a.pid))
-from pg_stat_activity as a
-join silent on a.application_name like 'startlist %%' and right(a.application_name, 8) = silent.label
-where a.datname = current_database() and a.pid <> pg_backend_pid()
+# Whatever a process does on any of its connections is a sign of life; every few seconds it does something.
+SIGNS: LiteralString = """
+select right(application_name, 8), max(state_change)
+from pg_stat_activity
+where datname = current_database() and application_name ~ '^startlist .* [0-9a-f]{8}$' and state_change is not null
+group by 1
+"""
+
+CUT_OFF: LiteralString = """
+select count(pg_terminate_backend(pid))
+from pg_stat_activity
+where datname = current_database() and application_name ~ '^startlist .* [0-9a-f]{8}$'
+  and right(application_name, 8) = any(%s)
 """
 
 
@@ -97,13 +99,36 @@ def label(database: Database, run_id: int) -> str:
     return f"{run_key(database, run_id) & 0xFFFFFFFF:08x}"
 
 
-async def end_silent(conn: Connection, seconds: float) -> int:
-    """Cut the connections of processes that gave no sign of life for so long; how many they were.
+class Watch:
+    """Finds processes that were paused: by SIGSTOP, or as their machine sleeps.
 
-    Their locks are free then, and what they would still store when they wake up fails.
+    Those keep their connections, and all locks that hang on them: the leader's, races', lanes'. For how long one is
+    silent is told by the clock of who watches, as the database's may jump. `own` is the label of the process that
+    watches: it lives.
     """
-    row = await (await conn.execute(END_SILENT, [seconds])).fetchone()
-    return int(row[0]) if row else 0
+
+    def __init__(self, own: str, *, elapsed: Callable[[], float] = time.monotonic) -> None:
+        self._own = own
+        self._elapsed = elapsed
+        self._last: dict[str, tuple[datetime, float]] = {}  # the last sign of each label, and when it was new here
+
+    async def cut_off(self, conn: Connection, seconds: float) -> int:
+        """Cut the connections of processes that were seen to be silent for so long; how many they were.
+
+        Their locks are free then, and what they would still store when they wake up fails.
+        """
+        signs: dict[str, datetime] = dict(await (await conn.execute(SIGNS)).fetchall())
+        now = self._elapsed()
+        known = self._last
+        self._last = {
+            label: known[label] if label in known and known[label][0] == sign else (sign, now)
+            for label, sign in signs.items()
+        }
+        silent = [one for one, (_, since) in self._last.items() if now - since >= seconds and one != self._own]
+        if not silent:
+            return 0
+        row = await (await conn.execute(CUT_OFF, [silent])).fetchone()
+        return int(row[0]) if row else 0
 
 
 async def workers(conn: Connection) -> list[WorkerState]:

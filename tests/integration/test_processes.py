@@ -1,0 +1,90 @@
+"""Processes that were paused are cut off from the database; those that live are not, whatever the clocks do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from startlist.store import processes
+from startlist.store.database import Connection, Database
+from startlist.store.processes import Watch
+
+OURS, THEIRS = "0badcafe", "5eedf00d"
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as opened:
+        yield opened
+
+
+async def connected(stack: AsyncExitStack, database: Database, name: str, label: str) -> Connection:
+    return await stack.enter_async_context(await replace(database, label=label).connect(name=name))
+
+
+async def lost(conn: Connection) -> bool:
+    try:
+        await conn.execute("select 1")
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+async def test_who_was_paused_is_cut_off_wherever_it_stood_and_its_locks_are_free(
+    database: Database, stack: AsyncExitStack
+) -> None:
+    conn = await connected(stack, database, "startlist scheduler", OURS)
+    paused = [await connected(stack, database, name, THEIRS) for name in ("startlist run", "startlist pass")]
+    another = await connected(stack, database, "startlist run", "")
+    assert await processes.lead(database, paused[0])
+    await paused[1].execute("begin")  # in the middle of a page
+    clock = Clock()
+    watch = Watch(OURS, elapsed=clock)
+    for clock.now in (0, 19.9):
+        assert await watch.cut_off(conn, 20) == 0
+    assert not await processes.lead(database, conn)
+    clock.now = 20
+    assert await watch.cut_off(conn, 20) == 2
+    assert [await lost(one) for one in paused] == [True, True]
+    assert await processes.lead(database, conn)
+    assert not await lost(another)  # of a command that nobody looks after
+
+
+async def test_any_connection_of_a_process_shows_that_it_lives(database: Database, stack: AsyncExitStack) -> None:
+    conn = await connected(stack, database, "startlist scheduler", OURS)
+    idle, busy = [await connected(stack, database, name, THEIRS) for name in ("startlist lane", "startlist queue")]
+    clock = Clock()
+    watch = Watch(OURS, elapsed=clock)
+    for clock.now in (0, 15, 30, 45):
+        assert await watch.cut_off(conn, 20) == 0
+        await busy.execute("select 1")
+    assert not await lost(idle)
+
+
+async def test_who_was_paused_itself_does_not_cut_off_those_that_went_on(
+    database: Database, stack: AsyncExitStack
+) -> None:
+    conn = await connected(stack, database, "startlist scheduler", OURS)
+    own = await connected(stack, database, "startlist run", OURS)
+    other = await connected(stack, database, "startlist run", THEIRS)
+    clock = Clock()
+    watch = Watch(OURS, elapsed=clock)
+    assert await watch.cut_off(conn, 20) == 0
+    await other.execute("select 1")
+    clock.now = 3600
+    assert await watch.cut_off(conn, 20) == 0
+    assert [await lost(one) for one in (own, other)] == [False, False]
