@@ -291,32 +291,39 @@ def test_a_database_that_goes_away_is_survived(how: str, home: Path, tmp_path: P
         cli.close()
 
 
-def test_a_leader_that_is_paused_in_mid_pass_is_replaced_and_does_no_harm_when_it_wakes_up(at: Stage) -> None:
-    """As SIGSTOP does, or a machine that sleeps: its connections and all their locks live on."""
-    first = at.start()
+def test_a_leader_and_a_worker_that_are_paused_in_mid_pass_are_replaced_and_do_no_harm_when_they_wake_up(
+    at: Stage,
+) -> None:
+    """As SIGSTOP does, or a machine that sleeps: their connections live on, with all locks, here with both lanes."""
+    paused = [at.start(command, STARTLIST_WORKER_PASSES="1") for command in ("serve", "worker")]
     at.fresh()
     led_by = at.leader()
-    second = at.start()
-    until(lambda: at.value("select count(*) from procrastinate_workers") == 2)
-    at.control.fault("delay", seconds=5, times=1, match={"endpoint": "participants"})
-    until(lambda: at.value("select count(*) from sync_history where status = 'running'") > 0)
-    first.send_signal(signal.SIGSTOP)
+    at.control.fault("delay", ms=20_000, match={"endpoint": "participants"}, times=None)
+    until(lambda: at.value("select count(distinct run_id) from sync_history where status = 'running'") == 2)
+    left_open = at.value("select array_agg(sync_history_id) from sync_history where status = 'running'")
+    for process in paused:
+        process.send_signal(signal.SIGSTOP)
+    at.control.clear_faults()
     begun = time.monotonic()
+    another = at.start()
     for number, person in enumerate(some(at)[:5]):
         at.control.assign_bib(person, 900 + number)
     at.fresh()
-    until(at.equal)
     assert time.monotonic() - begun < 60
+    assert at.equal()
     assert at.leader() not in (None, led_by)
-    assert "worker.silent" in at.log(second)
+    assert "worker.silent" in at.log(another)
+    assert at.value("select count(*) from sync_history where status = 'failed' and error_message = 'interrupted'"
+                    " and sync_history_id = any(%s)", left_open) == 2  # fmt: skip
 
     last = at.value("select max(change_id) from runsignup_changes")
-    first.send_signal(signal.SIGCONT)
-    until(lambda: at.value("select count(*) from sync_runs where status = 'running'") == 2)
+    for process in paused:
+        process.send_signal(signal.SIGCONT)
+    until(lambda: at.value("select count(*) from sync_runs where status = 'running'") == 3)
     at.fresh()
     assert at.equal()
     assert at.value("select max(change_id) from runsignup_changes") == last  # nothing was stored twice
-    for process in (first, second):
+    for process in (*paused, another):
         assert process.poll() is None
         assert "Traceback" not in at.log(process)
         stopped(process)
