@@ -23,7 +23,17 @@ from benchmarks.thanksgiving.order import ahead, in_order, on_day, rank_of
 from benchmarks.thanksgiving.world import BEGIN, HOURS, Credential, Race
 from startlist.schedule.cadence import CALLS_OF_A_PASS
 from startlist.schedule.crew import LOOK_AGAIN, USUAL_SECONDS
-from startlist.schedule.decision import AFFORDED, PAGE_ROWS, Ended, asks_of, full_every, next_turn, share_of, stretch_of
+from startlist.schedule.decision import (
+    AFFORDED,
+    PAGE_ROWS,
+    Ended,
+    Wanted,
+    asks_of,
+    full_every,
+    next_turn,
+    share_of,
+    stretch_of,
+)
 from startlist.schedule.leader import LISTS_EVERY, SILENT, TICK
 from startlist.store.budget import Rank, calls_of_share
 from startlist.store.schedule import Demand, name
@@ -89,7 +99,7 @@ class Model:
         self._alive = [True] * PROCESSES
         self._jobs: list[dict[Race, Running]] = [{} for _ in range(PROCESSES)]
         self._newest: deque[float] = deque(maxlen=1_000)  # lengths of calls
-        self._asked: tuple[float, list[Demand], float] = (-1.0, [], 0.0)
+        self._asked: tuple[float, Wanted, float] = (-1.0, Wanted.of([]), 0.0)
         self._leads_from = 0.0
         self._floor: dict[int, float] = {}
 
@@ -307,20 +317,21 @@ class Model:
 
     def _stretch(self, credential: Credential) -> float:
         if self.engine.now - self._asked[0] >= LOOK_AGAIN:
-            self._asked = self.engine.now, self._demand(), median(self._newest) if self._newest else USUAL_SECONDS
+            wanted = Wanted.of(self._demand())
+            self._asked = self.engine.now, wanted, median(self._newest) if self._newest else USUAL_SECONDS
         _, wanted, seconds = self._asked
         return stretch_of(
             wanted, credential.credential_id, credential.calls_per_hour, self.lanes * 3600 / seconds
         )  # fmt: skip
 
     def _demand(self) -> list[Demand]:
-        found: defaultdict[tuple[int, str], float] = defaultdict(float)
+        found: defaultdict[tuple[int, Rank], float] = defaultdict(float)
         for race in self.races:
             day = on_day(race, self.engine.now)
             calls = race.asks.race_day_calls if day else race.asks.calls_per_hour
             rank = Rank.RACE_DAY if day else min(race.rank, Rank.RACE_WEEK)
-            found[race.credential_id, name(rank)] += calls or 0
-        return [Demand(credential, rank, calls) for (credential, rank), calls in found.items()]
+            found[race.credential_id, rank] += calls or 0
+        return [Demand(credential, name(rank), calls) for (credential, rank), calls in found.items()]
 
     def _look(self) -> None:
         """Work out the least by which periods have to be stretched, by lanes and budgets and arithmetic alone."""

@@ -13,6 +13,7 @@ from startlist.schedule.decision import (
     FURTHEST,
     SILENT_FOR,
     Ended,
+    Wanted,
     cadence_of,
     distrusted,
     full_every,
@@ -140,7 +141,7 @@ demands = st.lists(
 def test_stretched_what_presses_fits_beside_routine_for_each_key_and_all_lanes(
     wanted: list[Demand], calls_per_hour: int, lane_calls: float
 ) -> None:
-    stretches = {key: stretch_of(wanted, key, calls_per_hour, lane_calls) for key in (1, 2, 3)}
+    stretches = {key: stretch_of(Wanted.of(wanted), key, calls_per_hour, lane_calls) for key in (1, 2, 3)}
     assert min(stretches.values()) >= 1
 
     def calls(of: list[Demand], *, routine: bool) -> float:
@@ -156,7 +157,7 @@ def test_stretched_what_presses_fits_beside_routine_for_each_key_and_all_lanes(
 
 
 def test_a_key_is_stretched_by_its_own_races_or_by_all_that_want_a_lane_never_by_anothers_budget() -> None:
-    wanted = [Demand(1, "race_day", 16 * 120.0), Demand(2, "race_day", 120.0)]
+    wanted = Wanted.of([Demand(1, "race_day", 16 * 120.0), Demand(2, "race_day", 120.0)])
     assert stretch_of(wanted, 1, 1_000, PLENTY) == pytest.approx(16 * 120 / 920)
     assert stretch_of(wanted, 2, 1_000, PLENTY) == 1.0
     assert stretch_of(wanted, 2, 1_000, 1_000.0) == pytest.approx(17 * 120 / 920)

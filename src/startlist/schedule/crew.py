@@ -11,11 +11,10 @@ from datetime import tzinfo
 
 from startlist.errors import CallerRefused
 from startlist.schedule.cadence import Rhythm
-from startlist.schedule.decision import stretch_of
+from startlist.schedule.decision import Wanted, stretch_of
 from startlist.store import budget, partners, schedule
 from startlist.store.database import Connection
 from startlist.store.partners import Credential
-from startlist.store.schedule import Demand
 from startlist.store.sealing import KeyRing
 from startlist.sync.context import Context
 from startlist.sync.progress import Progress
@@ -59,7 +58,7 @@ class Crew:
         self.job_ids: set[int] = set()  # of the jobs in hand
         self._ring = ring
         self._elapsed = elapsed
-        self._asked: tuple[float, list[Demand], float] | None = None
+        self._asked: tuple[float, Wanted, float] | None = None
 
     @contextmanager
     def at_work(self, job_id: int | None, worker_id: int | None) -> Iterator[None]:
@@ -87,7 +86,8 @@ class Crew:
         """By how much the periods of this credential's races are lengthened, so that all calls find room."""
         now = self._elapsed()
         if self._asked is None or now - self._asked[0] >= LOOK_AGAIN:
-            self._asked = (now, await schedule.demand(conn), await budget.usual_seconds(conn) or USUAL_SECONDS)
+            wanted = Wanted.of(await schedule.demand(conn))
+            self._asked = (now, wanted, await budget.usual_seconds(conn) or USUAL_SECONDS)
         _, wanted, seconds = self._asked
         lane_calls = self.context.settings.concurrent_calls * 3600 / seconds
         return stretch_of(wanted, credential.credential_id, credential.calls_per_hour, lane_calls)

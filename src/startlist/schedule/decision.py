@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -55,20 +56,37 @@ def undated_events(stored: StoredRace) -> list[StoredEvent]:
     return [event for event in stored.events if event.gone_at is None and event.start_time is None]
 
 
-def stretch_of(wanted: Collection[Demand], credential_id: int, calls_per_hour: int, lane_calls: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The calls that all races ask for together in an hour, and those of each credential: pressing ones and routine's.
+
+    Summed once for the many turns that are decided by it.
+    """
+
+    total: tuple[float, float]
+    of_credential: Mapping[int | None, tuple[float, float]]
+
+    @classmethod
+    def of(cls, demands: Iterable[Demand]) -> Wanted:
+        """From what the database says of each credential and rank."""
+        pressing: defaultdict[int | None, float] = defaultdict(float)
+        routine: defaultdict[int | None, float] = defaultdict(float)
+        of_routine = schedule.name(Rank.ROUTINE)
+        for one in demands:
+            (routine if one.rank == of_routine else pressing)[one.credential_id] += one.calls_per_hour
+        keys = pressing.keys() | routine.keys()
+        return cls(
+            (sum(pressing.values()), sum(routine.values())), {key: (pressing[key], routine[key]) for key in keys}
+        )
+
+
+def stretch_of(wanted: Wanted, credential_id: int, calls_per_hour: int, lane_calls: float) -> float:
     """By how much the periods of a credential's races are lengthened, so that all calls find room.
 
-    `wanted` is what all races ask for together, `lane_calls` what all lanes can make in an hour.
+    `lane_calls` is what all lanes can make in an hour.
     """
-    own = [one for one in wanted if one.credential_id == credential_id]
-    by_lanes = stretch_factor(*_pressing_and_routine(wanted), lane_calls)
-    return max(by_lanes, stretch_factor(*_pressing_and_routine(own), calls_per_hour))
-
-
-def _pressing_and_routine(wanted: Collection[Demand]) -> tuple[float, float]:
-    """The calls that race day and race week ask for in an hour, and those of routine."""
-    routine = sum(one.calls_per_hour for one in wanted if one.rank == schedule.name(Rank.ROUTINE))
-    return sum(one.calls_per_hour for one in wanted) - routine, routine
+    own = wanted.of_credential.get(credential_id, (0.0, 0.0))
+    return max(stretch_factor(*wanted.total, lane_calls), stretch_factor(*own, calls_per_hour))
 
 
 def asks_of(cadence: Cadence, now: datetime, due: datetime, *, full_calls: int, silent: bool) -> Asks:
