@@ -180,3 +180,23 @@ def test_programs_too_old_for_the_server_are_named(cli: Cli, database_url: str, 
     assert refused.code == 2
     assert f"cannot back up a server of version {server}" in refused.stderr
     assert not (tmp_path / "races.dump").exists()
+
+
+def test_a_restore_without_the_key_says_which_is_missing(
+    cli: Cli, database_url: str, empty_database_url: str, tmp_path: Path
+) -> None:
+    added = cli("partner", "add", "Peak", "--api-key", "KEY", env={"STARTLIST_API_SECRET": "geheim"})
+    assert added.code == 0, added.stderr
+    made = cli("db", "backup", tmp_path / "races.dump")
+    assert "secret.key" in made.stderr
+    elsewhere = {"STARTLIST_DATABASE_URL": empty_database_url}
+    known = cli("db", "restore", tmp_path / "races.dump", env=elsewhere)
+    assert known.code == 0, known.stderr
+    moved = elsewhere | {"STARTLIST_HOME": str(tmp_path / "new home")}
+    unknown = cli("db", "restore", tmp_path / "races.dump", "--yes", env=moved)
+    assert unknown.code == 1
+    assert "which is not here" in unknown.stderr
+    with psycopg.connect(database_url) as connection:
+        fingerprint = connection.execute("select fingerprint from startlist.secret_keys").fetchone()
+    assert fingerprint is not None
+    assert fingerprint[0] in unknown.stderr

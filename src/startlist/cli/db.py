@@ -16,6 +16,7 @@ from startlist.config import Settings
 from startlist.errors import ConfigurationError
 from startlist.store import clients, local
 from startlist.store.database import Database
+from startlist.store.sealing import key_file, missing_key
 
 app = typer.Typer()
 
@@ -88,14 +89,16 @@ def backup(
         startlist db backup
         startlist db backup before-upgrade.dump
     """
-    database = run(Database.open(begin()))
+    settings = begin()
+    database = run(Database.open(settings))
     archive = clients.backup(database, file or Path(f"startlist-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"))
     size = archive.file.stat().st_size
     if json:
         print_json({"file": str(archive.file), "schema": archive.schema, "tables": len(archive.tables), "bytes": size})
         return
     say(f"{archive.file}: schema {archive.schema}, {len(archive.tables)} tables, {size:,} bytes")
-    note("It holds personal data. RunSignup secrets in it are sealed: keep a copy of the key elsewhere.")
+    key = "in STARTLIST_SECRET_KEY" if settings.secret_key is not None else f"in {key_file(settings)}"
+    note(f"It holds personal data. RunSignup secrets in it are sealed: keep a copy of the key ({key}) elsewhere.")
 
 
 @app.command()
@@ -110,18 +113,34 @@ def restore(
         startlist db restore before-upgrade.dump          into an empty schema
         startlist db restore before-upgrade.dump --yes    replaces what is there
     """
-    database = run(Database.locate(begin()))
+    settings = begin()
+    database = run(Database.locate(settings))
     archive = clients.restore(database, file, replace=yes)
-    revision = run(_revision(database))
+    revision, missing = run(_restored(database, settings))
     if json:
-        print_json({"file": str(file), "schema": archive.schema, "tables": len(archive.tables), "revision": revision})
-        return
-    say(f"{archive.schema}: {len(archive.tables)} tables restored, revision {revision}")
+        print_json(
+            {
+                "file": str(file),
+                "schema": archive.schema,
+                "tables": len(archive.tables),
+                "revision": revision,
+                "missing_key": missing,
+            }
+        )
+    else:
+        say(f"{archive.schema}: {len(archive.tables)} tables restored, revision {revision}")
+    if missing is not None:
+        note(
+            f"The API secrets in it were sealed with the key {missing}, which is not here: bring back the key file"
+            f" {key_file(settings)}, or put the key into STARTLIST_SECRET_KEY. Until then no sync can run."
+        )
+        raise typer.Exit(1)
 
 
-async def _revision(database: Database) -> str | None:
+async def _restored(database: Database, settings: Settings) -> tuple[str | None, str | None]:
+    """The revision, and the fingerprint of the key where it is not here."""
     async with await database.connect() as connection:
-        return await database.revision(connection)
+        return await database.revision(connection), await missing_key(connection, settings)
 
 
 def _embedded(settings: Settings) -> Settings:

@@ -156,6 +156,16 @@ async def open_key_ring(conn: Connection, settings: Settings) -> KeyRing:
     return ring
 
 
+async def missing_key(conn: Connection, settings: Settings) -> str | None:
+    """The fingerprint of the key that the database's secrets need, where it is not here; nothing is made or changed."""
+    with translated():
+        row = await (await conn.execute("select fingerprint from secret_keys")).fetchone()
+        if row is None or not await _sealed(conn):
+            return None
+    ring = read_key_ring(settings)
+    return None if ring is not None and row[0] in ring.fingerprints else str(row[0])
+
+
 async def hold_key(conn: Connection, ring: KeyRing) -> None:
     """Within a transaction: make sure that the ring seals with the database's key, until the transaction ends."""
     row = await (await conn.execute("select fingerprint from secret_keys for share")).fetchone()
