@@ -152,7 +152,6 @@ async def test_a_removed_credential_reserves_nothing(database: Database, tmp_pat
 
 RESERVE = """
 import asyncio, sys
-from datetime import datetime
 from startlist.store import budget
 from startlist.store.database import Database
 from startlist.store.partners import Credential
@@ -163,28 +162,43 @@ async def main():
     async def task():
         got = 0
         async with await database.connect() as conn:
-            sys.stdin.readline()
-            for _ in range(20):
+            while True:
                 made = await budget.reserve(conn, credential, endpoint="races", race_id=None, run_id=None, first=False)
-                got += isinstance(made, budget.Reservation)
-        return got
+                if isinstance(made, budget.Wait):
+                    assert 3590 < made.seconds <= 3605, made
+                    return got
+                got += 1
     print(sum(await asyncio.gather(*(task() for _ in range(3)))))
 
 asyncio.run(main())
 """
+ZONES = ("America/New_York", "Asia/Kolkata", "Pacific/Chatham", "UTC")
 
 
-async def test_processes_at_once_get_exactly_the_limit(database: Database, tmp_path: Path) -> None:
+async def test_processes_at_full_speed_that_are_killed_and_started_again_in_any_zone_get_exactly_the_limit(
+    database: Database, tmp_path: Path
+) -> None:
     async with await database.connect() as conn:
-        credential = await credential_of(conn, tmp_path, calls_per_hour=70)
-        arguments = [database.conninfo, database.schema, str(credential.credential_id), "70"]
-        children = [
-            await asyncio.create_subprocess_exec(sys.executable, "-c", RESERVE, *arguments, stdin=-1, stdout=-1)
-            for _ in range(2)
-        ]
-        said = await asyncio.gather(*(child.communicate(b"go\n" * 3) for child in children))
-        assert sum(int(out) for out, _ in said) == 70
-        assert await budget.calls_left(conn, credential) == 0
+        credential = await credential_of(conn, tmp_path, calls_per_hour=1500)
+        arguments = [database.conninfo, database.schema, str(credential.credential_id), "1500"]
+        await conn.execute(b"alter database %s set timezone = 'Asia/Tokyo'" % conn.info.dbname.encode())
+
+        async def started(zone: str) -> asyncio.subprocess.Process:
+            env = os.environ | {"PGTZ": zone, "PGDATESTYLE": "German"}
+            return await asyncio.create_subprocess_exec(sys.executable, "-c", RESERVE, *arguments, env=env, stdout=-1)
+
+        children = [await started(zone) for zone in ZONES]
+        while await budget.calls_left(conn, credential) > 1400:
+            await asyncio.sleep(0.002)
+        for child in children[:2]:
+            child.kill()
+        again = [await started(zone) for zone in ZONES[2:]]
+        said = [(await child.communicate())[0] for child in (*children, *again)]
+        assert [child.returncode for child in (*children, *again)] == [-signal.SIGKILL] * 2 + [0] * 4
+        row = await (await conn.execute("select count(*) from api_calls")).fetchone()
+        assert row == (1500,)
+        assert 0 < sum(int(out) for out in said if out) < 1500  # those that were killed had some
+        assert (await refused(conn, credential)).calls_left == 0
 
 
 async def test_a_call_is_written_down(database: Database, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -31,6 +32,17 @@ async def test_a_connection_sees_our_schema_only_in_utc(database: Database) -> N
     assert await value(database, "show timezone") == "UTC"
     assert await value(database, "select application_name from pg_stat_activity where pid = pg_backend_pid()") == (
         "startlist test"
+    )
+
+
+async def test_what_is_set_for_psql_changes_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, setting in {"PGTZ": "Asia/Kolkata", "PGDATESTYLE": "German"}.items():
+        monkeypatch.setenv(name, setting)
+    assert await value(database, "select current_setting('timezone') || ', ' || current_setting('datestyle')") == (
+        "UTC, ISO, MDY"
+    )
+    assert await value(database, "select timestamptz '2026-11-26 07:00 America/New_York'") == datetime(
+        2026, 11, 26, 12, tzinfo=UTC
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ _SERVER_OPTIONS = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25000"
     " -c timezone=UTC -c datestyle=ISO"
 )
+
+# What a user has set for psql: libpq sends it too, and then it wins over our options.
+_OVERRULING = ("PGTZ", "PGDATESTYLE")
 
 # One @ and one / at their places: with others, a part of the password would be taken for the host or the database.
 _URL = re.compile(r"postgres(ql)?://([^@/]*@)?[^@/?]*(/[^@/?]*)?(\?.*)?", re.DOTALL)
@@ -125,7 +129,9 @@ class Database:
         return await psycopg.AsyncConnection.connect(autocommit=autocommit, **self.parameters(name))
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """What `psycopg.connect` needs for a connection as `connect` makes it."""
+        """What `psycopg.connect` needs for a connection as `connect` makes it. Forgets what would overrule it."""
+        for variable in _OVERRULING:
+            os.environ.pop(variable, None)
         parts = self.parts
         ours = f"{_SERVER_OPTIONS} -c search_path={self.schema}"
         options = f"{parts['options']} {ours}" if "options" in parts else ours
