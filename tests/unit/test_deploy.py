@@ -45,3 +45,15 @@ def test_only_settings_that_exist_are_named(name: str) -> None:
     named = set(re.findall(r"STARTLIST_[A-Z_]+", (DEPLOY / name).read_text()))
     assert named
     assert named <= {f"STARTLIST_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_every_message_is_explained() -> None:
+    told = re.compile(r'log\.(?:info|warning|error|exception)\(\s*"([a-z_.]+)"')
+    modules = (DEPLOY.parent / "src" / "startlist").rglob("*.py")
+    events = {event for module in modules for event in told.findall(module.read_text())}
+    table = (DEPLOY.parent / "docs" / "operating.md").read_text().partition("## What each message means")[2]
+    explained = {
+        event for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for event in re.findall("`(.+?)`", row)
+    }
+    assert events
+    assert explained == events
