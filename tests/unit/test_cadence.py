@@ -193,6 +193,7 @@ def test_a_retry_waits_longer_each_time_and_never_longer_than_the_cap(failures: 
     assert 10 < delay <= 900
     assert retry_delay(failures + 2, jitter, cap=900) >= delay
     assert retry_delay(1, jitter, cap=900) < 20
+    assert retry_delay(3, 0.4, cap=900) < retry_delay(3, 0.6, cap=900)  # those that failed together come apart
 
 
 @given(st.integers(1, 50), st.floats(0, 1), st.integers(-20 * 86_400, 7 * 86_400))
