@@ -197,7 +197,7 @@ async def test_processes_at_full_speed_that_are_killed_and_started_again_in_any_
         assert [child.returncode for child in (*children, *again)] == [-signal.SIGKILL] * 2 + [0] * 4
         row = await (await conn.execute("select count(*) from api_calls")).fetchone()
         assert row == (1500,)
-        assert 0 < sum(int(out) for out in said if out) < 1500  # those that were killed had some
+        assert 0 < sum(int(out) for out in said if out) <= 1500  # those that were killed had the rest
         assert (await refused(conn, credential)).calls_left == 0
 
 

@@ -60,9 +60,9 @@ def import_legacy(
     Exit status: 0 done, or nothing to do; 1 the database failed; 2 the old tables cannot be found or read.
 
     Examples:
-        startlist import-legacy --dry-run                          what it would take over
-        startlist import-legacy                                    from the schema public of our own database
-        startlist import-legacy --from postgresql://ann@db1/app    from elsewhere; the password in PGPASSWORD
+        startlist import-legacy --dry-run     what it would take over
+        startlist import-legacy               from schema public of our database
+        startlist import-legacy --from postgresql://ann@db1/app
     """
     settings = begin()
     with nullcontext() if rejected is None else _new_file(rejected) as file:
