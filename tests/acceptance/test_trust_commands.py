@@ -1,15 +1,18 @@
-"""`doctor`, `preflight`, `quarantine` and `purge` as a user calls them."""
+"""`doctor`, `preflight`, `quarantine`, `purge` and `verify` as a user calls them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from startlist.sandbox import running
 from startlist.store.database import Database
 from tests.stored import Stored
 from tests.support import Cli
+from tests.syncing import PERSON, RACE
 
 
 @pytest.fixture
@@ -90,6 +93,31 @@ def test_purge_counts_first_and_wants_a_yes(cli: Cli, stored: Stored) -> None:
     assert held.code == 3
     assert "another run" in held.stderr
     assert stored.value("select count(*) from runsignup_participants") == 3
+
+
+def test_verify_tells_mends_and_is_clean_again(cli: Cli, database: Database, database_url: str) -> None:
+    with running() as sandbox, closing(Stored(database_url)) as stored:
+        cli.env["STARTLIST_API_URL"] = sandbox.url
+        key = sandbox.control.partners()[0]
+        secret = {"STARTLIST_API_SECRET": key["secret"]}
+        assert cli("partner", "add", key["partner"], "--api-key", key["key"], env=secret).code == 0
+        assert cli("sync").code == 0
+        clean = cli("verify")
+        assert (clean.code, clean.stdout.count("complete: 12 active, 0 removed")) == (0, 1)
+        stored.conn.execute(
+            "update runsignup_participants set last_name = 'Wrong' where registration_id = %s", [PERSON]
+        )
+        told = cli("verify", "--race", RACE)
+        assert told.code == 1
+        assert "1 difference" in told.stdout
+        assert all(word in told.stdout for word in ("ours", "theirs", "last_name", "Wrong"))
+        assert "--repair mends" in told.stderr
+        assert "Wrong" not in told.stderr
+        (found,) = cli("verify", "--json").json
+        assert [(one["field"], one["ours"]) for one in found["differences"]] == [("last_name", "Wrong")]
+        mended = cli("verify", "--repair")
+        assert mended.code == 0
+        assert "mended, and now complete" in mended.stdout
 
 
 def test_doctor_says_what_to_do(cli: Cli, stored: Stored) -> None:

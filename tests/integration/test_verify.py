@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from startlist.store.cursors import lock_race
 from startlist.sync.plan import Options
 from startlist.sync.verify.race import Found, Reading
-from startlist.sync.verify.run import Verified, verify
-from tests.syncing import FIRST, PERSON, RACE, Rig
+from startlist.sync.verify.run import Verification, Verified, verify
+from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
 
 async def verified(rig: Rig, *, repair: bool = False) -> Verified:
     async with rig.context() as context:
-        (found,) = await verify(context, Options(race_id=RACE), repair=repair)
+        (found,) = (await verify(context, Options(race_id=RACE), repair=repair)).races
     return found
+
+
+async def all_verified(rig: Rig, *, repair: bool = False) -> Verification:
+    async with rig.context() as context:
+        return await verify(context, Options(), repair=repair)
 
 
 async def numbers(rig: Rig) -> list[int]:
@@ -99,6 +105,94 @@ async def test_a_removal_that_is_not_stored_is_found_and_mended(rig: Rig) -> Non
     await rig.conn.execute("update sync_cursors set removed_watermark = removed_watermark + 5")
     assert [(one.field, one.theirs) for one in (await verified(rig)).differences] == [("state", "removed")]
     assert (await verified(rig, repair=True)).result == "complete"
+
+
+async def test_a_repair_that_another_run_holds_up_touches_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.control.refund(PERSON)
+    await rig.sync()
+    await rig.conn.execute("update runsignup_participants set last_name = 'X' where registration_id = %s", [PERSON + 1])
+    await rig.conn.execute(
+        "update runsignup_participants set removed_reason = 'X' where registration_id = %s", [PERSON]
+    )
+    await rig.conn.execute("update sync_cursors set removed_watermark = removed_watermark + 5")
+    before = await rig.rows("select * from runsignup_participants order by event_id, registration_id")
+    monkeypatch.setattr("startlist.sync.race.LOCK_WAIT_SECONDS", 0.05)
+    async with await rig.database.connect(name="holder") as holder:
+        assert await lock_race(rig.database, holder, 1, RACE)
+        held = await all_verified(rig, repair=True)
+    assert [(one.result, one.repair) for one in held.races] == [("differs", "held")]
+    assert held.exit_status == 3
+    assert before == await rig.rows("select * from runsignup_participants order by event_id, registration_id")
+    rig.control.fault("error", code=7, match={"endpoint": "removed_participants"}, skip=2)
+    failed = await all_verified(rig, repair=True)
+    assert (failed.races[0].repair, failed.exit_status) == ("failed", 1)
+    rig.control.clear_faults()
+    assert (await rig.registration(PERSON))["removal"] == next(r for r in before if r["removal"])["removal"]
+    mended = await all_verified(rig, repair=True)
+    assert [(one.result, one.repair) for one in mended.races] == [("complete", "done")]
+    await rig.assert_truth()
+
+
+async def test_stored_as_removed_and_in_neither_list(rig: Rig) -> None:
+    await rig.sync()
+    rig.control.vanish(registration_id=PERSON)
+    await rig.conn.execute("update runsignup_participants set removed_at = now() where registration_id = %s", [PERSON])
+    found = await verified(rig)
+    assert [(d.registration_id, d.ours, d.theirs) for d in found.differences] == [
+        (PERSON, "removed", "in neither list")
+    ]
+
+
+async def test_a_race_that_runsignup_changed_is_newer_and_not_wrong(rig: Rig) -> None:
+    await rig.sync()
+    rig.control.clock(advance=120)  # its last change is told by the minute
+    rig.control.edit_race(RACE, name="Another name")
+    found = await verified(rig)
+    assert (found.result, found.newer) == ("complete", 1)
+    await rig.sync(race_id=RACE)
+    rig.control.edit_race(RACE, name="A third name", silent=True)
+    assert [one.field for one in (await verified(rig)).differences] == ["race name"]
+
+
+async def test_of_past_events_nothing_is_told_unless_the_race_is_over(rig: Rig) -> None:
+    past = rig.control.add_event(RACE, "Last year", in_days=-300)
+    await rig.sync(race_id=RACE)
+    await rig.conn.execute("update runsignup_events set name = 'X' where event_id = %s", [past])
+    assert (await verified(rig)).result == "complete"
+
+
+async def test_what_is_listed_and_was_never_stored_is_told_and_mended(rig: Rig) -> None:
+    await rig.sync()
+    await rig.conn.execute("delete from runsignup_events where event_id = %s", [SECOND])
+    other = rig.control.add_race("New race")
+    rig.control.add_event(other)
+    found = await all_verified(rig)
+    assert [(one.race_id, [(d.field, d.ours) for d in one.differences]) for one in found.races] == [
+        (RACE, [(f"event {SECOND}", "not stored")]),
+        (other, [("race", "not stored")]),
+    ]
+    assert found.exit_status == 1
+    mended = await all_verified(rig, repair=True)
+    assert [(one.result, one.repair) for one in mended.races] == [("complete", "done")] * 2
+    await rig.assert_truth()
+
+
+async def test_the_list_of_a_wrong_secret_is_nobodys(rig: Rig) -> None:
+    await rig.sync()
+    rig.control.add_event(rig.control.add_race("Somebody's"))
+    await rig.rotate("not-the-secret")
+    found = await all_verified(rig)
+    assert [(one.race_id, one.result) for one in found.races] == [(RACE, "failed")]
+    assert found.exit_status == 1
+
+
+async def test_a_list_that_cannot_be_read_is_told(rig: Rig) -> None:
+    await rig.sync()
+    rig.control.fault("error", code=3, match={"endpoint": "races"})
+    found = await all_verified(rig)
+    assert [one.result for one in found.races] == ["complete"]
+    assert "could not be read" in found.errors[0]
+    assert found.exit_status == 1
 
 
 async def test_a_sync_between_two_reads_is_no_difference(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A sync run's progress on a terminal: one line that moves, and a line for what has to wait."""
+"""The progress of a sync run or a verification on a terminal: one line that moves, and one for what has to wait."""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ class LiveProgress(Progress):
         self._show()
 
     def race_ended(self, timing_partner_id: int, race_id: int, outcome: Outcome) -> None:
+        self._bar.advance(self._task)
+
+    def race_verified(self, timing_partner_id: int, race_id: int) -> None:
         self._bar.advance(self._task)
 
     def call_made(self, timing_partner_id: int, credential_id: int, calls_left: int) -> None:

@@ -6,13 +6,17 @@ import logging
 import logging.handlers
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from startlist.cli import faults
 from startlist.config import LogFormat, LogLevel, Settings
 from startlist.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from startlist.sync.progress import Progress
 
 FILE_BYTES = 10_000_000
 FILES = 5
@@ -88,6 +92,19 @@ def beside_progress(settings: Settings) -> None:
     """While progress moves on the terminal, let only warnings through to it; a log file still gets everything."""
     if settings.log_file is None and settings.log_level is LogLevel.INFO:
         logging.getLogger("startlist").setLevel(logging.WARNING)
+
+
+def shown_progress(settings: Settings, *, live: bool) -> AbstractContextManager[Progress]:
+    """What a run tells its progress to: a line that moves where it is shown `live`, else nobody."""
+    if not live:
+        from startlist.sync.progress import Progress
+
+        return nullcontext(Progress())
+    from startlist.cli.live import LiveProgress
+    from startlist.cli.output import zone_of
+
+    beside_progress(settings)
+    return LiveProgress(zone_of(settings.timezone))
 
 
 def _exception(exc_info: Any) -> str:

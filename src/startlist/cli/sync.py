@@ -12,7 +12,7 @@ import typer
 
 from startlist.cli import faults, words
 from startlist.cli.app import begin, run
-from startlist.cli.output import Json, Race, TimingPartner, cell, fits, note, print_json, say, table, whole, zone_of
+from startlist.cli.output import Json, Race, TimingPartner, cell, fits, note, print_json, say, table, whole
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, StartlistError
 
@@ -92,20 +92,13 @@ def sync(
 
 
 async def _sync(settings: Settings, options: Options, *, test: bool, live: bool) -> Summary:
-    from startlist.cli import logs
+    from startlist.cli.logs import shown_progress
     from startlist.store.database import Database
     from startlist.sync.context import Context
-    from startlist.sync.progress import Progress
     from startlist.sync.run import run as run_sync
 
     database = await Database.open(settings)
-    if not live:
-        async with Context(database, settings, progress=Progress()) as context:
-            return await run_sync(context, options, only_first_partner=test)
-    from startlist.cli.live import LiveProgress
-
-    logs.beside_progress(settings)
-    with LiveProgress(zone_of(settings.timezone)) as progress:
+    with shown_progress(settings, live=live) as progress:
         async with Context(database, settings, progress=progress) as context:
             return await run_sync(context, options, only_first_partner=test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from startlist.cli.app import begin, run
 from startlist.cli.output import Json, Race, TimingPartner, note, print_json, say, table, zone_of
 
 if TYPE_CHECKING:
-    from startlist.sync.verify.run import Verified
+    from startlist.sync.verify.run import Verification, Verified
 
 
 def verify(
@@ -23,10 +24,12 @@ def verify(
 ) -> None:
     """Read RunSignup afresh and compare every registration and every field with what is stored.
 
-    What RunSignup changed since the last sync is no fault: it comes with the next one. Each run leaves a certificate
-    for each race in sync_verifications.
+    What RunSignup changed since the last sync is no fault: it comes with the next one. A race or an event that
+    RunSignup lists and that was never stored is told too. Each run leaves a certificate for each race in
+    sync_verifications.
 
-    Exit status: 0 complete; 1 something differs or could not be read; 2 wrong settings, or nothing to verify.
+    Exit status: 0 complete; 1 something differs or could not be read; 2 wrong settings, or nothing to verify; 3 another
+    run held every race that was to be mended.
 
     Examples:
         startlist verify                          all races that are kept fresh
@@ -35,26 +38,33 @@ def verify(
     """
     settings = begin()
 
-    async def work() -> list[Verified]:
+    async def work() -> Verification:
+        from startlist.cli.logs import shown_progress
         from startlist.store.database import Database
         from startlist.sync.context import Context
         from startlist.sync.plan import Options
-        from startlist.sync.progress import Progress
         from startlist.sync.verify.run import verify
 
-        database = await Database.open(settings)
-        async with Context(database, settings, progress=Progress()) as context:
-            return await verify(context, Options(timing_partner, race), repair=repair)
+        database, options = await Database.open(settings), Options(timing_partner, race)
+        with shown_progress(settings, live=sys.stderr.isatty() and not json) as progress:
+            async with Context(database, settings, progress=progress) as context:
+                return await verify(context, options, repair=repair)
 
     found = run(work())
     if json:
-        print_json([dataclasses.asdict(one) for one in found])
+        print_json([dataclasses.asdict(one) for one in found.races])
     else:
-        for one in found:
+        for one in found.races:
             _say(one, settings.timezone)
-        if any(one.differences for one in found) and not repair:
+        if any(one.differences for one in found.races) and not repair:
             note("startlist verify --race RACE_ID --repair mends what differs.")
-    raise typer.Exit(0 if all(one.result == "complete" for one in found) else 1)
+    for one in found.races:
+        if one.repair_error is not None:
+            ended = "nothing was mended" if one.repair == "held" else "not all was mended"
+            note(f"startlist: race {one.race_id}: {ended}: {one.repair_error}")
+    for error in found.errors:
+        note(f"startlist: {error}")
+    raise typer.Exit(found.exit_status)
 
 
 def _say(one: Verified, timezone: str | None) -> None:
@@ -63,11 +73,12 @@ def _say(one: Verified, timezone: str | None) -> None:
         say(f"{race}: could not be verified: {one.error}")
         return
     as_of = "" if one.as_of is None else f", as of {words.local(one.as_of, one.timezone):%H:%M:%S %Z}"
-    newer = f"; {words.counted(one.newer, 'registration')} newer in RunSignup, to come with the next sync"
+    newer = f"; {words.counted(one.newer, 'record')} newer in RunSignup, to come with the next sync"
     newer = newer if one.newer else ""
     if not one.differences:
+        mended = "mended, and now " if one.repair == "done" else ""
         say(
-            f"{race}: complete: {one.active:,} active, {one.removed:,} removed,"
+            f"{race}: {mended}complete: {one.active:,} active, {one.removed:,} removed,"
             f" {words.counted(one.values_compared, 'value')} compared{as_of}{newer}."
         )
         return

@@ -68,7 +68,8 @@ class Scope(NamedTuple):
 
     `quiet`: events in their first full pass, of which nothing is `added`. `race_is_new`: the race never had a full
     pass, so that rows of events that were not `asked` are no news either. `last_query`: in a full pass, when the
-    previous pass asked; older edits that show up now were silent.
+    previous pass asked; older edits that show up now were silent. `doubted`: rows that are looked at themselves,
+    whatever their stored hashes say.
     """
 
     timing_partner_id: int
@@ -77,6 +78,7 @@ class Scope(NamedTuple):
     quiet: frozenset[int]
     race_is_new: bool
     last_query: datetime | None
+    doubted: frozenset[Key] = frozenset()
 
     def announced(self, event_ids: Iterable[int]) -> list[int]:
         """Those of the events whose news are written as changes."""
@@ -346,6 +348,8 @@ async def _known(conn: Connection, scope: Scope, arrived: Sequence[Arrived], ans
     if others:
         keys = {"events": [row.event_id for row in others], "registrations": [row.registration_id for row in others]}
         await _look_up(conn, KNOWN_BY_KEY, partner | keys, known)
+    for key in scope.doubted & known.hashes.keys():
+        known.hashes[key] = b""  # the hash of no record; none at all would say that the row was imported
     return known
 
 

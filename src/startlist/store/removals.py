@@ -83,7 +83,10 @@ updated as (
         changed_at = now()
     from judged as j
     where t.timing_partner_id = %(partner)s and t.event_id = j.event_id and t.registration_id = j.registration_id
-      and (j.applies or (j.was_removed_at is not null and j.old_removal is distinct from j.removal))
+      and (j.applies
+           or (j.was_removed_at is not null
+               and (j.old_removal, j.old_reason, j.old_successor)
+                   is distinct from (j.removal, j.removed_reason, j.new_registration_id)))
     returning 1
 ),
 gathered as (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -91,13 +91,10 @@ left join runsignup_participants as t
     on t.timing_partner_id = %(partner)s and t.event_id = f.event_id and t.registration_id = f.registration_id
 """
 
-# A hash that no record has, of the same mapping version: the next pass looks at the row itself.
-DOUBT: LiteralString = """
-update runsignup_participants as t
-set content_hash = substring(t.content_hash from 1 for 1) || decode(repeat('00', 15), 'hex'),
-    removal = case when t.removed_at is not null then '{}'::jsonb end
-from unnest(%(events)s::bigint[], %(registrations)s::bigint[]) as d (event_id, registration_id)
-where t.timing_partner_id = %(partner)s and t.event_id = d.event_id and t.registration_id = d.registration_id
+STORED_AS_REMOVED: LiteralString = """
+select event_id, registration_id, first_name, last_name
+from runsignup_participants
+where timing_partner_id = %s and event_id = any(%s::bigint[]) and removed_at is not null
 """
 
 CALLS: LiteralString = """
@@ -142,30 +139,36 @@ async def compare_removed(conn: Connection, timing_partner_id: int, removed: Seq
     return await rows(conn, RemovedPair, REMOVED, values)
 
 
-async def doubt(conn: Connection, timing_partner_id: int, keys: Iterable[Key]) -> None:
-    """Make the next full pass look at these rows themselves, whatever their hashes were."""
-    found = list(keys)
-    values = {"events": [key[0] for key in found], "registrations": [key[1] for key in found]}
-    await conn.execute(DOUBT, values | {"partner": timing_partner_id})
+async def stored_as_removed(
+    conn: Connection, timing_partner_id: int, event_ids: Collection[int]
+) -> dict[Key, tuple[str | None, str | None]]:
+    """First and last name of each registration of these events that is stored as removed."""
+    found = await (await conn.execute(STORED_AS_REMOVED, [timing_partner_id, list(event_ids)])).fetchall()
+    return {(event_id, number): (first, last) for event_id, number, first, last in found}
 
 
-async def race_fields(conn: Connection, timing_partner_id: int, race: races.Race) -> list[tuple[str, Any, Any]]:
-    """Fields of the race and of its stored events that differ: name, ours, theirs."""
-    found = await _differing(conn, STORED_RACE, [timing_partner_id, race.race_id], "race", race, RACE_FIELDS)
-    for event in race.events:
-        key = [timing_partner_id, event.event_id]
-        found += await _differing(conn, STORED_EVENT, key, f"event {event.event_id}", event, EVENT_FIELDS)
-    return found
+async def race_fields(
+    conn: Connection, timing_partner_id: int, race: races.Race, events: Collection[races.Event]
+) -> tuple[list[tuple[str, Any, Any]], bool]:
+    """Fields of the race and of these events of it that differ: name, ours, theirs; and whether RunSignup changed it.
+
+    It did where its last change is another than that of the stored race: then the next pass reads the record anyway.
+    """
+    stored = await _stored(conn, STORED_RACE, [timing_partner_id, race.race_id])
+    found = _differing("race", stored, race, RACE_FIELDS)
+    for event in events:
+        what, row = f"event {event.event_id}", await _stored(conn, STORED_EVENT, [timing_partner_id, event.event_id])
+        found += _differing(what, row, event, EVENT_FIELDS) if row else [(what, "not stored", event.name)]
+    return found, stored.get("last_modified") != race.last_modified
 
 
-async def _differing(
-    conn: Connection, query: LiteralString, key: list[int], what: str, sent: object, names: Sequence[str]
-) -> list[tuple[str, Any, Any]]:
+async def _stored(conn: Connection, query: LiteralString, key: list[int]) -> dict[str, Any]:
     async with conn.cursor(row_factory=dict_row) as cursor:
-        stored = await (await cursor.execute(query, key)).fetchone()
-    if stored is None:
-        return []
-    return [(f"{what} {n}", stored[n], getattr(sent, n)) for n in names if stored[n] != getattr(sent, n)]
+        return await (await cursor.execute(query, key)).fetchone() or {}
+
+
+def _differing(what: str, stored: dict[str, Any], sent: object, names: Sequence[str]) -> list[tuple[str, Any, Any]]:
+    return [(f"{what} {n}", stored[n], getattr(sent, n)) for n in names if stored and stored[n] != getattr(sent, n)]
 
 
 STORED_RACE: LiteralString = "select * from runsignup_races where timing_partner_id = %s and race_id = %s"

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from startlist.runsignup import Event, Race
 from startlist.store.cursors import Cursor
 from startlist.store.races import StoredEvent, StoredRace
+from startlist.store.registrations import Key
 
 EASTERN = ZoneInfo("America/New_York")
 RECORD_IS_FRESH = timedelta(days=1)
@@ -31,7 +32,8 @@ class Options:
     """What the user, or the schedule, asked of a run.
 
     `full_every` and `record_every` are the schedule's: how old the last full pass and the race's own record may be.
-    `repair`: what differs here may be our own fault, and is not counted as an edit that RunSignup kept silent about.
+    `repair`: what differs here may be our own fault, and is not counted as an edit that RunSignup kept silent about;
+    `doubted` are the registrations (event, registration) whose stored hashes are not believed.
     """
 
     timing_partner_id: int | None = None
@@ -43,6 +45,7 @@ class Options:
     full_every: timedelta | None = None
     record_every: timedelta | None = None
     repair: bool = False
+    doubted: frozenset[Key] = frozenset()
 
     def list_from(self, now: datetime) -> date:
         """The first day whose races are listed, in RunSignup's own zone."""

@@ -217,7 +217,7 @@ class _Pass:
         last_query = self.cursor.participants_watermark if kind is Kind.FULL and not options.repair else None
         scope = Scope(
             *self.key, asked=events, quiet=self._quiet(), race_is_new=self.cursor.last_full_at is None,
-            last_query=None if last_query is None else datetime.fromtimestamp(last_query, UTC),
+            last_query=None if last_query is None else datetime.fromtimestamp(last_query, UTC), doubted=options.doubted,
         )  # fmt: skip
         self.feeds = Feeds(
             self.ledger, self.means, scope, found, self.cursor,

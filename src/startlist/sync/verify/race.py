@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from startlist.runsignup import ParticipantsPage, RemovedPage, RunSignup
+from startlist.runsignup import Event, ParticipantsPage, RemovedPage, RunSignup
 from startlist.store import stages, verifications
 from startlist.store.cursors import Cursor
 from startlist.store.database import Connection
@@ -37,7 +37,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Found:
-    """What one reading found. `newer`: registrations that RunSignup changed since our last pass."""
+    """What one reading found. `newer`: registrations, and the race's record, that RunSignup changed since our pass."""
 
     differences: list[Difference] = field(default_factory=list)
     newer: int = 0
@@ -48,14 +48,30 @@ class Found:
 
 
 class Reading:
-    """One reading of a race's record and both its feeds."""
+    """One reading of a race's record and both its feeds.
 
-    def __init__(self, conn: Connection, client: RunSignup, scope: Scope, cursor: Cursor) -> None:
+    `counting` says of an event of the record whether it is to be kept fresh; `on_page` hears of each page's rows.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        client: RunSignup,
+        scope: Scope,
+        cursor: Cursor,
+        *,
+        counting: Callable[[Event], bool],
+        on_page: Callable[[int], None],
+    ) -> None:
         self.found = Found()
         self._conn = conn
         self._client = client
         self._scope = scope
         self._cursor = cursor
+        self._counting = counting
+        self._on_page = on_page
+        self._named: set[Key] = set()  # by the removed list, or unreadably by either
+        self._nameless = False  # a record without a number could be anybody's
         self._absent: dict[Key, WHO] = {}
         self._contested: dict[Key, ActivePair] = {}  # active there, stored as removed
 
@@ -64,10 +80,15 @@ class Reading:
         await stages.prepare(self._conn)
         race, events = self._scope.race_id, sorted(self._scope.asked)
         record = await self._client.race(race)
-        fields = await verifications.race_fields(self._conn, self._scope.timing_partner_id, record)
-        self.found.differences += [Difference(None, None, None, None, *one) for one in fields]
+        kept = [event for event in record.events if event.event_id in self._scope.asked or self._counting(event)]
+        fields, moved = await verifications.race_fields(self._conn, self._scope.timing_partner_id, record, kept)
+        if fields and moved:
+            self.found.newer += 1
+        else:
+            self.found.differences += [Difference(None, None, None, None, *one) for one in fields]
         async for page in self._client.participants(race, events):
             self._first(page.candidate)
+            self._on_page(len(page.rows))
             if page.event_id is not None or page.next is None:  # else each event is read alone after it
                 await self._active(page)
         async for removed in self._client.removed_participants(race, events):
@@ -75,6 +96,10 @@ class Reading:
                 await self._removed(removed)
         for key, who in self._absent.items():
             self._differs(key, who, "state", "active", "in neither list")
+        if not self._nameless:
+            stored = await verifications.stored_as_removed(self._conn, self._scope.timing_partner_id, events)
+            for key in stored.keys() - self._named - self._contested.keys():
+                self._differs(key, stored[key], "state", "removed", "in neither list")
         for key, pair in self._contested.items():
             if self._is_newer(key[0], pair.modified, self._cursor.participants_watermark):
                 self.found.newer += 1
@@ -119,6 +144,7 @@ class Reading:
 
     async def _removed(self, page: RemovedPage) -> None:
         self._unreadable(page)
+        self._named.update((row.event_id, row.registration_id) for row in page.rows)
         self.found.removed += len(page.rows)
         for pair in await verifications.compare_removed(self._conn, self._scope.timing_partner_id, page.rows):
             key, who = (pair.event_id, pair.registration_id), (pair.first_name, pair.last_name)
@@ -145,6 +171,10 @@ class Reading:
         for bad in page.bad:
             found = Difference(bad.event_id, bad.registration_id, None, None, "record", "not readable", bad.reason)
             self.found.differences.append(found)
+            if bad.event_id is None or bad.registration_id is None:
+                self._nameless = True
+            else:
+                self._named.add((bad.event_id, bad.registration_id))
 
     def _differs(self, key: Key, who: WHO, name: str, ours: Any, theirs: Any) -> None:
         self.found.differences.append(Difference(*key, *who, name, ours, theirs))
