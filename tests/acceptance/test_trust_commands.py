@@ -1,4 +1,4 @@
-"""`doctor`, `preflight`, `quarantine`, `purge` and `verify` as a user calls them."""
+"""`doctor`, `preflight`, `quarantine`, `purge`, `verify` and `compare` as a user calls them."""
 
 from __future__ import annotations
 
@@ -118,6 +118,28 @@ def test_verify_tells_mends_and_is_clean_again(cli: Cli, database: Database, dat
         mended = cli("verify", "--repair")
         assert mended.code == 0
         assert "mended, and now complete" in mended.stdout
+
+
+def test_compare_tells_the_cost_and_what_incremental_passes_miss(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        cli.env["STARTLIST_API_URL"] = sandbox.url
+        key = sandbox.control.partners()[0]
+        secret = {"STARTLIST_API_SECRET": key["secret"]}
+        assert cli("partner", "add", key["partner"], "--api-key", key["key"], env=secret).code == 0
+        assert cli("compare", RACE).code == 2  # not stored
+        assert cli("sync").code == 0
+        sandbox.control.reset_log()
+        same = cli("compare", RACE, "--json")
+        assert (same.code, same.json["same"], same.json["incremental"]["rows"]) == (0, True, 0)
+        calls = [call for call in sandbox.control.log() if call["race_id"] == RACE]
+        assert same.json["incremental"]["calls"] + same.json["full"]["calls"] == len(calls)
+        assert 0 < same.json["incremental"]["bytes"] < same.json["full"]["bytes"]
+        assert (same.json["full"]["rows"], same.json["full"]["registrations"]) == (12, 12)
+        sandbox.control.edit(PERSON, silent=True, last_name="Silent")
+        differs = cli("compare", RACE)
+        assert differs.code == 1
+        assert str(PERSON) in differs.stdout
+        assert "1 registration that the incremental did not" in differs.stdout
 
 
 def test_doctor_says_what_to_do(cli: Cli, stored: Stored) -> None:

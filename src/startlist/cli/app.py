@@ -85,6 +85,7 @@ COMMANDS = (
     Command("bibs", "Bibs assigned, changed, cleared; a bib in RunSignup.", READ, "startlist.cli.bibs", "app"),
     Command("doctor", "Is everything in order here? What to do if not.", TRUST, "startlist.cli.doctor", "doctor"),
     Command("verify", "Is what is stored what RunSignup has? Mend it if not.", TRUST, "startlist.cli.verify", "verify"),
+    Command("compare", "Full beside incremental: cost, and the same data?", TRUST, "startlist.cli.compare", "compare"),
     Command("quarantine", "Records that could not be stored.", TRUST, "startlist.cli.quarantine", "app"),
     Command("purge", "Delete the people of events that are over.", DATABASE, "startlist.cli.purge", "purge"),
     Command("db", "The database: its URL, start, stop, psql, backup, restore.", DATABASE, "startlist.cli.db", "app"),
