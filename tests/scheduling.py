@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Self
 from zoneinfo import ZoneInfo
 
 from procrastinate import App
@@ -32,6 +33,14 @@ class Schedule:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
+
+    @classmethod
+    async def of_synced(cls, rig: Rig) -> Self:
+        """That of a rig whose race was synced and is known to the schedule."""
+        await rig.sync()
+        schedule = cls(rig)
+        await schedule.adopt()
+        return schedule
 
     @asynccontextmanager
     async def crew(self) -> AsyncIterator[Crew]:

@@ -15,10 +15,7 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 @pytest.fixture
 async def at(rig: Rig) -> Schedule:
     """A race that was synced, is some days off and known to the schedule."""
-    await rig.sync()
-    schedule = Schedule(rig)
-    await schedule.adopt()
-    return schedule
+    return await Schedule.of_synced(rig)
 
 
 async def test_a_race_that_a_sync_stored_is_due_and_then_every_four_hours(at: Schedule, rig: Rig) -> None:

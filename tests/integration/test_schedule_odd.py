@@ -16,10 +16,7 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 @pytest.fixture
 async def at(rig: Rig) -> Schedule:
     """A race that was synced, is some days off and known to the schedule."""
-    await rig.sync()
-    schedule = Schedule(rig)
-    await schedule.adopt()
-    return schedule
+    return await Schedule.of_synced(rig)
 
 
 async def record_is_old(rig: Rig) -> None:

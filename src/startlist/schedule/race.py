@@ -115,8 +115,8 @@ class RaceTurn:
                 return None
             days = self.crew.rhythm.days_after
             wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
-            large = await schedule.has_rows(conn, self.key[0], wanted, PAGE_ROWS)
-            rows = await races.counted_rows(conn, self.key[0], wanted) if large else 0
+            rows = await races.counted_rows(conn, self.key[0], wanted)
+            large = rows >= PAGE_ROWS
             full_calls = estimated_calls(rows, len(wanted))
             affords = not large or full_calls <= AFFORDED * await budget.calls_left(conn, credentials[0], share)
             silent = distrusted(credentials[0].silent_bibs_at, now)

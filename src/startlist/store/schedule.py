@@ -341,17 +341,6 @@ async def races_of(conn: Connection, credential_id: int) -> list[int]:
     return [row[0] for row in await (await conn.execute(query, [credential_id])).fetchall()]
 
 
-async def has_rows(conn: Connection, timing_partner_id: int, event_ids: Collection[int], rows: int) -> bool:
-    """Whether these events have at least so many active registrations; looks at no more than that."""
-    query = """
-        select count(*) from (
-            select from runsignup_participants
-            where timing_partner_id = %s and event_id = any(%s::bigint[]) and removed_at is null limit %s) as found
-    """
-    row = await (await conn.execute(query, [timing_partner_id, sorted(event_ids), rows])).fetchone()
-    return row is not None and row[0] >= rows
-
-
 async def demand(conn: Connection) -> list[Demand]:
     """What the cadences of all races ask for together."""
     async with conn.cursor(row_factory=class_row(Demand)) as cursor:
