@@ -6,7 +6,7 @@
     python -m benchmarks --parts serving --minutes 2 --processes 1
 
 The loader (sync, peers, growth: a quarter of an hour), the scheduler for real (serving: 28 minutes), its tick (half a
-minute) and a Thanksgiving in virtual time (five minutes) each have a section of RESULTS.md, which only a run that
+minute) and a Thanksgiving in virtual time (three minutes) each have a section of RESULTS.md, which only a run that
 measured it writes anew, as soon as it is measured.
 """
 
