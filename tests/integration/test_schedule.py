@@ -437,3 +437,21 @@ async def test_a_race_that_runsignup_no_longer_knows_is_not_planned(at: Schedule
     await at.turn()
     assert (await rig.cursor())["next_sync_at"] is None
     assert await at.due() == []
+
+
+async def test_a_race_that_was_taken_up_is_not_looked_at_again(at: Schedule, rig: Rig) -> None:
+    await rig.conn.execute("insert into runsignup_races (timing_partner_id, race_id) values (1, 7), (1, 8)")
+    async with await rig.database.connect(name="a pass") as other:
+        async with other.transaction():
+            await other.execute("select from runsignup_races where race_id = 8 for update")
+            await at.tick()
+            assert await unadopted(rig) == [8], "a race that a pass holds is waited for by nobody"
+        assert {row["race_id"] for row in await rig.rows("select race_id from sync_cursors")} >= {7, 8, RACE}
+        before = (await rig.cursor(8))["planned_at"]
+        await at.tick()
+    assert await unadopted(rig) == []
+    assert (await rig.cursor(8))["planned_at"] == before, "it is taken up once"
+
+
+async def unadopted(rig: Rig) -> list[int]:
+    return [row["race_id"] for row in await rig.rows("select race_id from runsignup_races where not adopted")]

@@ -13,12 +13,12 @@ from startlist.errors import CallerRefused, StartlistError
 from startlist.schedule.cadence import retry_delay
 from startlist.schedule.crew import Crew
 from startlist.schedule.daily import BASE, LISTINGS, latest, upcoming
-from startlist.store import cursors, races, schedule
+from startlist.store import cursors, listings, races, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Connection
+from startlist.store.listings import Listing
 from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
-from startlist.store.schedule import Listing
 from startlist.sync.context import Context
 from startlist.sync.credential import TRIED_AGAIN_AFTER, owner_of
 from startlist.sync.plan import Options
@@ -90,7 +90,7 @@ class PartnerTurn:
         async with self.context.admin() as conn:
             now = await cursors.clock(conn)
             own = await self.crew.credentials(conn, self.timing_partner_id)
-            known = await schedule.listings(conn, self.timing_partner_id)
+            known = await listings.of_partner(conn, self.timing_partner_id)
         if not own:
             return
         summary = PartnerSummary(self.timing_partner_id, own[0].company_name)
@@ -143,11 +143,11 @@ class PartnerTurn:
                 await schedule.adopt(conn, days)
                 woken += await schedule.wake(conn, partner, work.mine, days, everything=base)
             if proved or nothing_to_ask:
-                await schedule.plan_list(
+                await listings.plan(
                     conn, work.key[1], at=upcoming(now, LISTINGS, self.crew.zone), base=base
                 )  # fmt: skip
             elif work.refusal and await self._is_stopped(conn, work):
-                await schedule.plan_list(conn, work.key[1], at=now + TRIED_AGAIN_AFTER + MARGIN)
+                await listings.plan(conn, work.key[1], at=now + TRIED_AGAIN_AFTER + MARGIN)
             else:
                 await self._plan_again(conn, before, now)
         log.info(
@@ -163,7 +163,7 @@ class PartnerTurn:
         failures = before.failures + 1
         delay = retry_delay(failures, self.crew.jitter(), cap=self.crew.rhythm.retry_cap)
         at = min(now + timedelta(seconds=delay), upcoming(now, LISTINGS, self.crew.zone))
-        await schedule.plan_list(conn, before.credential_id, at=at, failures=failures)
+        await listings.plan(conn, before.credential_id, at=at, failures=failures)
 
     async def _failed(self, works: list[Listed], known: dict[int, Listing], now: datetime) -> None:
         async with self.context.admin() as conn:
@@ -174,4 +174,4 @@ class PartnerTurn:
         async with self.context.admin() as conn:
             for work in works:
                 failures = known[work.key[1]].failures if work.key[1] in known else 0
-                await schedule.plan_list(conn, work.key[1], at=until, failures=failures)
+                await listings.plan(conn, work.key[1], at=until, failures=failures)

@@ -10,7 +10,7 @@ from procrastinate import App
 
 from startlist.schedule import jobs
 from startlist.schedule.cadence import Rhythm
-from startlist.store import history, processes, schedule
+from startlist.store import history, listings, processes, schedule
 from startlist.store.budget import Rank
 from startlist.store.database import Connection, Database, translated
 
@@ -60,6 +60,7 @@ class Leader:
             adopted = await schedule.adopt(conn, self.rhythm.days_after)
             if adopted:
                 log.info("races.adopted", races=adopted)
+            await schedule.note_adopted(conn)
             for run_id in await processes.close_dead_runs(self.database, conn):
                 log.warning("worker.vanished", run_id=run_id)
         if self._ticks % PURGE_EVERY == CHORES_EVERY // 2:
@@ -71,7 +72,7 @@ class Leader:
             stalled = await jobs.end_stalled(self.app, SILENT)
             if stalled:
                 log.warning("jobs.stalled", jobs=stalled)
-            await jobs.defer_lists(self.app, await schedule.lists_due(conn))
+            await jobs.defer_lists(self.app, await listings.due(conn))
         await schedule.raise_queued(conn, jobs.RACE, jobs.PRIORITIES[schedule.name(Rank.RACE_DAY)])
         await jobs.defer_races(self.app, await schedule.due_races(conn))
         self._ticks += 1

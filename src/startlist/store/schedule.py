@@ -1,4 +1,4 @@
-"""The schedule in the database: which races are due, when each is due next, which race lists are to be read."""
+"""The schedule in the database: which races are due, and when each is due next."""
 
 from __future__ import annotations
 
@@ -167,8 +167,7 @@ select r.timing_partner_id, r.race_id, case when r.gone_at is null and ("""
     + COUNTS
     + """) then now() end, now(), 'race_week', now() + interval '15 minutes'
 from runsignup_races as r
-left join sync_cursors as k on k.timing_partner_id = r.timing_partner_id and k.race_id = r.race_id
-where k.planned_at is null
+where not r.adopted
 order by r.timing_partner_id, r.race_id
 on conflict (timing_partner_id, race_id) do update
 set (next_sync_at, planned_at, rank, stale_at)
@@ -176,6 +175,18 @@ set (next_sync_at, planned_at, rank, stale_at)
 where c.planned_at is null
 """
 )
+
+# A race that a pass holds is left to the next look: whoever holds cursors must not wait for races.
+NOTE_ADOPTED: LiteralString = """
+update runsignup_races set adopted = true
+where (timing_partner_id, race_id) in (
+    select r.timing_partner_id, r.race_id
+    from runsignup_races as r
+    join sync_cursors as c on c.timing_partner_id = r.timing_partner_id and c.race_id = r.race_id
+    where not r.adopted and c.planned_at is not null
+    for update of r skip locked
+)
+"""
 
 WAKE: LiteralString = (
     """
@@ -209,19 +220,6 @@ cross join lateral (
 ) as d
 where c.next_sync_at is not null and d.rank is not null and d.calls is not null
 group by r.credential_id, d.rank
-"""
-
-LISTS_DUE: LiteralString = """
-select distinct k.timing_partner_id
-from partner_provider_credentials as k
-where k.provider_id = 2
-  and (k.next_list_at is null or k.next_list_at <= statement_timestamp()
-       or k.next_list_at > statement_timestamp() + %(longest)s::interval)
-  and not exists (select from procrastinate_jobs as j
-                  where j.queueing_lock = 'list:' || k.timing_partner_id and j.status = 'todo')
-  and not exists (select from procrastinate_jobs as j
-                  where j.lock = 'list:' || k.timing_partner_id and j.status = 'doing')
-order by k.timing_partner_id
 """
 
 
@@ -309,6 +307,11 @@ async def adopt(conn: Connection, days: int) -> int:
     return (await conn.execute(ADOPT, {"days": days})).rowcount
 
 
+async def note_adopted(conn: Connection) -> None:
+    """Do not look again at races that were taken up."""
+    await conn.execute(NOTE_ADOPTED)
+
+
 async def wake(
     conn: Connection, timing_partner_id: int, race_ids: Collection[int] | None, days: int, *, everything: bool = False
 ) -> int:
@@ -346,43 +349,3 @@ async def demand(conn: Connection) -> list[Demand]:
     async with conn.cursor(row_factory=class_row(Demand)) as cursor:
         await cursor.execute(DEMAND)
         return await cursor.fetchall()
-
-
-# -- race lists ------------------------------------------------------------------------------------------------------
-
-
-async def lists_due(conn: Connection) -> list[int]:
-    """The timing partners of whom a credential's race list is to be read now, unless that is queued."""
-    rows = await (await conn.execute(LISTS_DUE, {"longest": LONGEST})).fetchall()
-    return [row[0] for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What is known of the reading of a credential's race list."""
-
-    credential_id: int
-    failures: int
-    base_at: datetime | None
-
-
-async def listings(conn: Connection, timing_partner_id: int) -> dict[int, Listing]:
-    """A partner's credentials by id."""
-    query: LiteralString = """
-        select credential_id, list_failures as failures, base_at from partner_provider_credentials
-        where timing_partner_id = %s
-    """
-    async with conn.cursor(row_factory=class_row(Listing)) as cursor:
-        await cursor.execute(query, [timing_partner_id])
-        return {row.credential_id: row for row in await cursor.fetchall()}
-
-
-async def plan_list(
-    conn: Connection, credential_id: int, *, at: datetime, failures: int = 0, base: bool = False
-) -> None:
-    """Set when a credential's race list is read next; `base`: all its races have been made due."""
-    await conn.execute(
-        "update partner_provider_credentials set next_list_at = %s, list_failures = %s,"
-        " base_at = case when %s then clock_timestamp() else base_at end where credential_id = %s",
-        [at, failures, base, credential_id],
-    )
