@@ -12,7 +12,7 @@ from benchmarks.ticking import Tick
 
 
 def test_a_tick_that_grows_with_what_is_stored_misses_the_goal() -> None:
-    found = Tick({(1_000, 0): [0.002], (1_000, 20): [0.010], (50_000, 0): [0.0024], (50_000, 20): [0.013]})
+    found = Tick({(1_000, "0"): [0.002], (1_000, "20"): [0.010], (50_000, "0"): [0.0024], (50_000, "20"): [0.013]})
     none_due, some_due = ticking.judged(found)
     assert none_due.endswith(": reached")
     assert "10.00 ms with 1,000 stored and 13.00 ms with 50,000" in some_due
