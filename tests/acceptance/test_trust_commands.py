@@ -120,6 +120,26 @@ def test_verify_tells_mends_and_is_clean_again(cli: Cli, database: Database, dat
         assert "mended, and now complete" in mended.stdout
 
 
+def test_verify_shows_what_each_key_is_good_for(cli: Cli, database: Database) -> None:
+    with running() as sandbox:
+        cli.env["STARTLIST_API_URL"] = sandbox.url
+        assert cli("verify", "--account").code == 2  # there is no key
+        key = sandbox.control.partners()[0]
+        secret = {"STARTLIST_API_SECRET": key["secret"]}
+        assert cli("partner", "add", key["partner"], "--api-key", key["key"], env=secret).code == 0
+        sound = cli("verify", "--account")
+        assert (sound.code, "1 API key: shown good." in sound.stdout) == (0, True)
+        assert all(check in sound.stdout for check in ("authentication", "changed in 30 days", "bib search"))
+        sandbox.control.fault("empty", match={"endpoint": "participants", "incremental": True}, times=None)
+        failed = cli("verify", "--account", "--json")
+        (account,) = failed.json
+        assert (failed.code, account["result"], account["timing_partner_id"]) == (1, "fail", 1)
+        assert [one["result"] for one in account["checks"]] == ["pass", "pass", "fail", "fail", "fail", "pass"]
+        assert key["secret"] not in failed.stdout + failed.stderr
+        misused = cli("verify", "--account", "--repair")
+        assert (misused.code, "--account mends nothing" in misused.stderr) == (2, True)
+
+
 def test_compare_tells_the_cost_and_what_incremental_passes_miss(cli: Cli, database: Database) -> None:
     with running() as sandbox:
         cli.env["STARTLIST_API_URL"] = sandbox.url

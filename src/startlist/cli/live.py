@@ -32,7 +32,7 @@ class LiveProgress(Progress):
         )
         self._task = self._bar.add_task("sync", total=None, partners="listing races", figures="")
         self._began = time.monotonic()
-        self._partners = 0
+        self._partners: set[int] = set()
         self._races = 0
         self._rows = 0
         self._calls = 0
@@ -49,7 +49,7 @@ class LiveProgress(Progress):
         self._bar.stop()
 
     def partner_planned(self, timing_partner_id: int, company_name: str, races: int) -> None:
-        self._partners += 1
+        self._partners.add(timing_partner_id)
         self._races += races
         self._show()
 
@@ -79,5 +79,5 @@ class LiveProgress(Progress):
         least = min(self._left.values(), default=None)
         left = "" if least is None else f" ({least} left)"
         figures = f"{self._rows:,} rows, {self._rows / seconds:,.0f}/s, {self._calls} calls{left}"
-        partners = f"{self._partners} partner{'s' if self._partners != 1 else ''}"
+        partners = f"{len(self._partners)} partner{'s' if len(self._partners) != 1 else ''}"
         self._bar.update(self._task, total=self._races or None, partners=partners, figures=figures)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,13 +15,21 @@ from startlist.cli.app import begin, run
 from startlist.cli.output import Json, Race, TimingPartner, note, print_json, say, table, zone_of
 
 if TYPE_CHECKING:
-    from startlist.sync.verify.run import Verification, Verified
+    from startlist.sync.context import Context
+    from startlist.sync.plan import Options
+    from startlist.sync.verify.account import Acceptance
+    from startlist.sync.verify.run import Verified
+
+T = TypeVar("T")
 
 
 def verify(
     timing_partner: TimingPartner = None,
     race: Race = None,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what differs, and look again.")] = False,
+    account: Annotated[
+        bool, typer.Option("--account", help="Show what each API key is good for: full passes, changes, bibs.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Read RunSignup afresh and compare every registration and every field with what is stored.
@@ -28,29 +38,48 @@ def verify(
     RunSignup lists and that was never stored is told too. Each run leaves a certificate for each race in
     sync_verifications.
 
-    Exit status: 0 complete; 1 something differs or could not be read; 2 wrong settings, or nothing to verify; 3 another
-    run held every race that was to be mended.
+    With --account it asks instead, for each API key, whether the account can be relied on: a call that needs the key's
+    rights, a full pass of the future events (which is stored), what RunSignup answers to "changed in 24 hours, 7 days,
+    30 days" beside what is stored, and the search for a bib that is known. About five calls for each race and three for
+    each key. It leaves a certificate for each key in account_verifications.
+
+    Exit status: 0 complete; 1 something differs or could not be read, or a check of an account failed; 2 wrong
+    settings, or nothing to verify; 3 another run held every race that was to be mended.
 
     Examples:
         startlist verify                          all races that are kept fresh
         startlist verify --race 12345             before the gun
         startlist verify --race 12345 --repair    mend it
+        startlist verify --account                before a new timing partner's first race
     """
+    if account and repair:
+        raise typer.BadParameter("--account mends nothing: leave one of the two out", param_hint="--repair")
     settings = begin()
 
-    async def work() -> Verification:
+    async def work(verification: Callable[[Context, Options], Awaitable[T]]) -> T:
         from startlist.cli.logs import shown_progress
         from startlist.store.database import Database
         from startlist.sync.context import Context
         from startlist.sync.plan import Options
-        from startlist.sync.verify.run import verify
 
         database, options = await Database.open(settings), Options(timing_partner, race)
         with shown_progress(settings, live=sys.stderr.isatty() and not json) as progress:
             async with Context(database, settings, progress=progress) as context:
-                return await verify(context, options, repair=repair)
+                return await verification(context, options)
 
-    found = run(work())
+    if account:
+        from startlist.sync.verify.account import accept
+
+        accepted = run(work(accept))
+        if json:
+            print_json([dataclasses.asdict(one) | {"result": one.result} for one in accepted.accounts])
+        else:
+            _say_accounts(accepted)
+        raise typer.Exit(accepted.exit_status)
+
+    from startlist.sync.verify.run import verify
+
+    found = run(work(partial(verify, repair=repair)))
     if json:
         print_json([dataclasses.asdict(one) for one in found.races])
     else:
@@ -65,6 +94,19 @@ def verify(
     for error in found.errors:
         note(f"startlist: {error}")
     raise typer.Exit(found.exit_status)
+
+
+def _say_accounts(accepted: Acceptance) -> None:
+    lines = [
+        [account.timing_partner_id, account.principal, one.check, one.result.replace("_", " "), one.found]
+        for account in accepted.accounts
+        for one in account.checks
+    ]
+    table(["partner", "API key", "check", "result", "found"], lines)
+    for result, what in (("pass", "shown good"), ("not_shown", "not shown in full"), ("fail", "failed")):
+        many = sum(account.result == result for account in accepted.accounts)
+        if many:
+            say(f"{words.counted(many, 'API key')}: {what}.")
 
 
 def _say(one: Verified, timezone: str | None) -> None:

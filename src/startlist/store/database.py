@@ -20,7 +20,7 @@ from startlist.errors import ConfigurationError, DatabaseError, SchemaError
 from startlist.store import local
 from startlist.store.binaries import OLDEST_MAJOR
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 VERSION_TABLE = "startlist_version"
 
 # Only where the URL does not say otherwise. With these a dead server is noticed within half a minute.

@@ -178,7 +178,8 @@ class CredentialInUse:
             self.refuse(f"{because}; {advice}")
             return False
         try:
-            accepted = await self._ask_again(client, answered=False)
+            question = await self._question(answered=False)
+            accepted = question is not None and await self._answers(client, *question)
         except (CredentialRefused, PermissionDenied) as error:
             self.refuse(f"{because}; tried again: {error}; {advice}")
             return False
@@ -187,16 +188,13 @@ class CredentialInUse:
                 await partners.mark_verified(conn, credential)
         return True
 
-    async def _ask_again(self, client: RunSignup, *, answered: bool) -> bool:
-        """Ask a small question that this credential asked before, and was `answered`; False when there is none.
-
-        Raises what refuses the credential now.
-        """
+    async def _question(self, *, answered: bool) -> tuple[int, list[int]] | None:
+        """A small question that this credential asked before, and was `answered`: a race and events of it."""
         async with self.context.admin() as conn:
-            question = await history.last_asked(conn, self.key[1], answered=answered)
-        if question is None:
-            return False
-        race_id, event_ids = question
+            return await history.last_asked(conn, self.key[1], answered=answered)
+
+    async def _answers(self, client: RunSignup, race_id: int, event_ids: Collection[int]) -> bool:
+        """Whether RunSignup has an answer, which needs the credential's rights; raises what refuses it now."""
         try:
             async for _ in client.participants(race_id, event_ids, modified_after=int(self.context.now().timestamp())):
                 break
@@ -205,13 +203,18 @@ class CredentialInUse:
         return True
 
     async def prove(self) -> bool | None:
-        """Prove the credential by a question of which the answer is known; None when nothing can be said of it.
+        """Prove the credential by a question of which the answer is known, as `ask` does."""
+        question = await self._question(answered=True)
+        return None if question is None else await self.ask(*question)
+
+    async def ask(self, race_id: int, event_ids: Collection[int]) -> bool | None:
+        """Prove the credential by a call that needs its rights; None when nothing can be said of it.
 
         False when it is refused; what refuses every caller is raised.
         """
         gate = self._gate()
         try:
-            if not await self._ask_again(self.context.client(self.credential, gate), answered=True):
+            if not await self._answers(self.context.client(self.credential, gate), race_id, event_ids):
                 return None
         except CallerRefused:
             raise

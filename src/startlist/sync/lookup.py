@@ -19,6 +19,7 @@ from startlist.store.races import stored_races
 from startlist.store.sealing import open_key_ring
 from startlist.store.search import StoredRegistration
 from startlist.sync.context import Context
+from startlist.sync.gate import LONGEST_WAIT
 from startlist.sync.plan import Options, wanted_events
 
 _JSON_COLUMNS = ("address", "team_info", "payment_info", "additional_data")
@@ -73,11 +74,13 @@ class Lookup:
     registrations: list[Compared]
 
 
-async def lookup(context: Context, race_id: int, bib: str, timing_partner_id: int | None = None) -> Lookup:
+async def lookup(
+    context: Context, race_id: int, bib: str, timing_partner_id: int | None = None, *, patience: float = LONGEST_WAIT
+) -> Lookup:
     """Ask RunSignup who has a bib in a race's present events, and compare with what is stored.
 
-    Raises `ConfigurationError` when it is not clear whom to ask for, or the bib is no number; the errors of
-    `RunSignupError` when RunSignup could not be asked.
+    `patience`: seconds that it may wait for its call. Raises `ConfigurationError` when it is not clear whom to ask for,
+    or the bib is no number; the errors of `RunSignupError` when RunSignup could not be asked.
     """
     with translated():
         async with context.admin() as conn:
@@ -88,7 +91,7 @@ async def lookup(context: Context, race_id: int, bib: str, timing_partner_id: in
         events = sorted(wanted.event_ids)
         if not events:
             raise ConfigurationError(f"race {race_id} has no event that RunSignup could be asked for")
-        there = await _ask(context, credentials, race_id, events, bib)
+        there = await _ask(context, credentials, race_id, events, bib, patience)
         async with context.admin() as conn:
             ids = [one.registration_id for one in there]
             here = await search.stored_registrations(conn, partner, race_id, events, bib, ids)
@@ -112,12 +115,12 @@ async def _credentials(context: Context, conn: Connection, partner: int, stored:
 
 
 async def _ask(
-    context: Context, credentials: list[Credential], race_id: int, events: list[int], bib: str
+    context: Context, credentials: list[Credential], race_id: int, events: list[int], bib: str, patience: float
 ) -> list[Registration]:
     """Who has the bib; with the partner's other credential where the first one may not read the race."""
     denied: PermissionDenied | None = None
     for credential in credentials[:2]:
-        client = context.client(credential, context.gate(credential))
+        client = context.client(credential, context.gate(credential, patience=patience))
         try:
             return await client.search_bib(race_id, events, bib)
         except PermissionDenied as error:
