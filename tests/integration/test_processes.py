@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -10,8 +11,10 @@ import psycopg
 import pytest
 
 from startlist.store import processes
-from startlist.store.database import Connection, Database
+from startlist.store.database import Connection, Database, global_lock_key
 from startlist.store.processes import Watch
+from startlist.sync import context
+from tests.syncing import Rig, Row
 
 OURS, THEIRS = "0badcafe", "5eedf00d"
 
@@ -73,6 +76,39 @@ async def test_any_connection_of_a_process_shows_that_it_lives(database: Databas
         assert await watch.cut_off(conn, 20) == 0
         await busy.execute("select 1")
     assert not await lost(idle)
+
+
+async def test_a_command_that_was_paused_gives_up_its_lane_and_one_that_waits_does_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "BEAT", 0.02)
+    rig.control.fault("delay", ms=30_000, match={"endpoint": "participants"}, times=None)
+    clock = Clock()
+    watch = Watch(OURS, elapsed=clock)
+    sync = asyncio.create_task(rig.sync())
+    while not await laned(rig):
+        await asyncio.sleep(0.02)
+    for clock.now in (0, 30, 60):
+        await asyncio.sleep(0.2)
+        assert await watch.cut_off(rig.conn, 20) == 0
+    monkeypatch.setattr(context, "BEAT", 3600)  # as silent as a process that is paused
+    await asyncio.sleep(0.2)
+    for clock.now in (100, 120):
+        cut = await watch.cut_off(rig.conn, 20)
+    assert cut > 2
+    assert not await laned(rig)
+    rig.control.clear_faults()
+    sync.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sync
+    again = await rig.sync()
+    assert again.status == "completed"
+
+
+async def laned(rig: Rig) -> list[Row]:
+    """The lanes that are held."""
+    keys = [global_lock_key("lane", number) & 0xFFFFFFFF for number in range(2)]
+    return await rig.rows("select from pg_locks where locktype = 'advisory' and objid::bigint = any(%s)", keys)
 
 
 async def test_who_was_paused_itself_does_not_cut_off_those_that_went_on(

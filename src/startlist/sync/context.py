@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Self
 
@@ -24,6 +26,8 @@ from startlist.sync.gate import LONGEST_WAIT, BudgetGate, Hours, utc_now
 from startlist.sync.progress import Progress
 
 log = structlog.get_logger()
+
+BEAT = 5.0  # seconds
 
 
 class Context:
@@ -56,7 +60,12 @@ class Context:
 
     async def __aenter__(self) -> Self:
         stamina.instrumentation.set_on_retry_hooks([_tell_retry])
+        beats = not self.database.label  # else it is a worker's, which is heard of all the time
+        if beats:
+            self.database = replace(self.database, label=secrets.token_hex(4))
         self._admin = await self._stack.enter_async_context(await self.database.connect(name="startlist run"))
+        if beats:
+            self._stack.callback(asyncio.create_task(self._beat()).cancel)
         self._lanes = await self._stack.enter_async_context(Lanes(self.database, self.settings.concurrent_calls))
         self._http = await self._stack.enter_async_context(runsignup.http_client())
         return self
@@ -70,6 +79,14 @@ class Context:
         async with self._admin_turn:
             with translated():
                 yield self._admin
+
+    async def _beat(self) -> None:
+        """Show that this process lives: who was paused is cut off, so that it keeps no lane and no race to itself."""
+        with suppress(DatabaseError):  # it is said by whatever needs the connection
+            while True:
+                await asyncio.sleep(BEAT)
+                async with self.admin() as conn:
+                    await conn.execute("select")
 
     async def close_run(self, status: str, error: StartlistError | None) -> None:
         """Close the run's row, on a connection of its own: the run's may be the one that was lost."""
