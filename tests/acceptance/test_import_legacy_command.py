@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import stat
+from contextlib import closing
 
 import pytest
 
+from startlist.store.database import Database
 from tests.legacy import Legacy
+from tests.scene import until
+from tests.stored import Stored
 from tests.support import Cli
 
 
@@ -37,3 +41,29 @@ def test_import_says_what_it_took_and_what_not(cli: Cli, database_url: str) -> N
     refused = cli("import-legacy", "--rejected", "left.jsonl")
     assert (refused.code, refused.stdout) == (2, "")
     assert "is there already" in refused.stderr
+
+
+def test_an_import_that_is_killed_leaves_nothing_and_the_next_one_takes_all(
+    cli: Cli, database: Database, database_url: str
+) -> None:
+    """Killed after it has put in partners and keys, while it waits for a pass that writes."""
+    with closing(Legacy(database_url)) as old, closing(Stored(database_url)) as stored:
+        old.partner(1, "Acme", "key-1", "sesame-1")
+        old.race(10, 1, [100])
+        old.registration(10, 100, 1)
+        before = old.checksum()
+        with stored.conn.transaction():
+            stored.conn.execute("lock table runsignup_participants in row exclusive mode")
+            importing = cli.start("import-legacy")
+            until(lambda: old.conn.execute("select from pg_locks where not granted").fetchone() is not None)
+            importing.kill()
+            importing.wait(10)
+        until(lambda: old.conn.execute(_OTHERS).fetchone() is None)
+        for table in ("timing_partners", "partner_provider_credentials", "runsignup_participants"):
+            assert stored.value(f"select count(*) from {table}") == 0
+        assert cli("import-legacy").code == 0
+        assert stored.value("select count(*) from runsignup_participants") == 1
+        assert old.checksum() == before
+
+
+_OTHERS = "select from pg_stat_activity where application_name like 'startlist import-legacy%'"

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+import typer
 
+from startlist.cli.compare import compare
 from startlist.sandbox import running
 from startlist.store.database import Database
 from tests.stored import Stored
@@ -160,6 +162,25 @@ def test_compare_tells_the_cost_and_what_incremental_passes_miss(cli: Cli, datab
         assert differs.code == 1
         assert str(PERSON) in differs.stdout
         assert "1 registration that the incremental did not" in differs.stdout
+
+
+def test_compare_does_not_wait_for_ever_for_a_race_that_another_run_holds(
+    cli: Cli, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running() as sandbox, closing(Stored(database_url)) as stored:
+        cli.env["STARTLIST_API_URL"] = sandbox.url
+        key = sandbox.control.partners()[0]
+        secret = {"STARTLIST_API_SECRET": key["secret"]}
+        assert cli("partner", "add", key["partner"], "--api-key", key["key"], env=secret).code == 0
+        assert cli("sync").code == 0
+        stored.conn.execute("select pg_advisory_lock(%s)", [database.lock_key("race", 1, RACE)])
+        monkeypatch.setattr("startlist.sync.race.LOCK_WAIT_SECONDS", 0.05)  # a minute, for a user
+        for name, value in cli.env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(typer.Exit) as ended:
+            compare(RACE)
+    assert ended.value.exit_code == 3
+    assert f"race {RACE}: another run holds this race" in capsys.readouterr().err
 
 
 def test_doctor_says_what_to_do(cli: Cli, stored: Stored) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from startlist.config import Settings
-from startlist.errors import ConfigurationError
+from startlist.errors import ConfigurationError, StartlistError
 from startlist.store.database import Database
+from startlist.store.legacy import importing
 from startlist.store.legacy.importing import Imported, import_legacy
 from startlist.store.partners import credentials
 from startlist.store.sealing import open_key_ring
@@ -212,6 +214,55 @@ async def test_times_are_read_on_the_clocks_they_were_written_by(
     assert row["registration_date"] == datetime(2026, 1, 15, 14, 0, tzinfo=UTC)
     assert row["first_seen_at"] == datetime(2026, 1, 16, 14, 0, tzinfo=UTC)
     assert row["changed_at"] == datetime(2026, 5, 1, 17, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("local", "zone", "instant"),
+    [
+        ("2026-11-01 01:30", "America/Denver", datetime(2026, 11, 1, 7, 30, tzinfo=UTC)),  # comes twice
+        ("2026-11-01 02:00", "America/Denver", datetime(2026, 11, 1, 9, 0, tzinfo=UTC)),
+        ("2026-03-08 02:30", "America/Denver", datetime(2026, 3, 8, 9, 30, tzinfo=UTC)),  # does not come
+        ("2026-04-05 01:45", "Australia/Lord_Howe", datetime(2026, 4, 4, 14, 45, tzinfo=UTC)),  # by half an hour
+        ("2026-11-01 01:30-07", "America/Denver", datetime(2026, 11, 1, 8, 30, tzinfo=UTC)),
+    ],
+)
+async def test_a_start_as_clocks_are_set_is_read_as_a_sync_reads_it(
+    local: str, zone: str, instant: datetime, database: Database, settings: Settings, legacy: Legacy
+) -> None:
+    legacy.partner(1, "Acme", "key-1")
+    legacy.run("alter table {s}.runsignup_events alter start_time type text")
+    legacy.race(10, 1, [], timezone=zone)
+    legacy.add("runsignup_events", event_id=100, race_id=10, timing_partner_id=1, start_time=local)
+    await import_legacy(database, settings)
+    assert (await one(database, "select * from runsignup_events"))["start_time"] == instant
+
+
+# -- beside syncs ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pass_that_writes_is_waited_for_and_what_it_stored_stays(
+    database: Database, settings: Settings, acme: Legacy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await import_legacy(database, settings)  # races and events
+    for number in (1, 2):
+        acme.registration(10, 100, number)
+    async with await database.connect(name="a pass") as conn:
+        async with conn.transaction():
+            await conn.execute(
+                "insert into runsignup_participants (timing_partner_id, race_id, event_id, registration_id, last_name)"
+                " values (1, 10, 100, 1, 'Synced')"
+            )
+            with monkeypatch.context() as patched:
+                patched.setattr(importing, "_ALONE", importing._ALONE.replace("30s", "50ms"))
+                with pytest.raises(StartlistError, match="nothing was imported"):
+                    await import_legacy(database, settings)
+            waiting = asyncio.create_task(import_legacy(database, settings))
+            while not await rows(database, "select from pg_locks where not granted and mode = 'AccessExclusiveLock'"):
+                await asyncio.sleep(0.02)
+        done = await waiting
+    assert (added(done)[-1], left(done)) == (1, {"stored": 1})
+    stored = await rows(database, "select * from runsignup_participants order by registration_id")
+    assert [row["last_name"] for row in stored] == ["Synced", "Legacy"]
 
 
 # -- partners and keys -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,26 +35,27 @@ def compare(
         startlist compare 12345 --json     for a program
     """
     settings = begin()
+    from startlist.sync.compare import NotCompared
+    from startlist.sync.summary import ALL_HELD
 
-    async def work() -> Comparison | None:
+    async def work() -> Comparison:
+        from startlist.cli.logs import shown_progress
         from startlist.store.database import Database
-        from startlist.sync.compare import NotCompared, compare
+        from startlist.sync.compare import compare
         from startlist.sync.context import Context
-        from startlist.sync.progress import Progress
 
         database = await Database.open(settings)
-        async with Context(database, settings, progress=Progress()) as context:
-            try:
+        with shown_progress(settings, live=sys.stderr.isatty() and not json) as progress:
+            async with Context(database, settings, progress=progress) as context:
                 return await compare(context, race_id, timing_partner)
-            except NotCompared as error:
-                if not error.held:
-                    raise
-                note(f"startlist: race {race_id}: {error}")
-                return None
 
-    found = run(work())
-    if found is None:
-        raise typer.Exit(3)
+    try:
+        found = run(work())
+    except NotCompared as error:
+        if not error.held:
+            raise
+        note(f"startlist: race {race_id}: {error}")
+        raise typer.Exit(ALL_HELD) from None
     if json:
         print_json(dataclasses.asdict(found) | {"same": found.same})
     else:

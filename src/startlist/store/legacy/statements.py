@@ -22,14 +22,21 @@ begin
 exception when data_exception then return null;
 end $$;
 
--- On the race's clock, unless it says how far from UTC it is.
+-- On the race's clock, unless it says how far from UTC it is. Where clocks are set back a time comes twice: the first.
 create or replace function pg_temp.as_start(given text, zone text) returns timestamptz language plpgsql stable strict
 as $$
+declare
+    there timestamp;
 begin
     if given ~ ':[0-9]{2}([.][0-9]+)?[+-][0-9]{2}' then
         return pg_temp.as_instant(given);
     end if;
-    return case when isfinite(given::timestamp) then given::timestamp at time zone zone end;
+    there := given;
+    return case when isfinite(there) then coalesce(
+        (select min(one) from (values (there at time zone zone - interval '1 hour'),
+                                      (there at time zone zone - interval '30 minutes')) as earlier (one)
+         where one at time zone zone = there),
+        there at time zone zone) end;
 exception when data_exception then return null;
 end $$;
 
