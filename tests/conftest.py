@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
+import structlog
 from psycopg.conninfo import conninfo_to_dict
 
 from startlist.config import Settings
@@ -178,3 +180,17 @@ def cli(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[
     runner = Cli(env, tmp_path)
     yield runner
     runner.close()
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """What a test has set up of the logging is undone after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

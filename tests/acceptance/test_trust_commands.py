@@ -164,6 +164,7 @@ def test_compare_tells_the_cost_and_what_incremental_passes_miss(cli: Cli, datab
         assert "1 registration that the incremental did not" in differs.stdout
 
 
+@pytest.mark.usefixtures("logging_as_before")
 def test_compare_does_not_wait_for_ever_for_a_race_that_another_run_holds(
     cli: Cli, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
