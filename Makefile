@@ -20,7 +20,7 @@ demo: $(READY) ## The whole thing on a local RunSignup, from nothing
 	$(BIN)/startlist demo
 
 test: $(READY) ## All tests; ARGS="-k bibs" runs some
-	$(BIN)/pytest -n 3 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types, and who may import whom
 	$(BIN)/ruff check .

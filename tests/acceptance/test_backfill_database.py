@@ -59,10 +59,10 @@ def survived(at: Scene, child: subprocess.Popen[str], *, lost: int = 1) -> str:
 @pytest.mark.parametrize(
     ("connection", "moment"),
     [
-        ("startlist backfill", IN_MID_COPY),
-        ("startlist backfill", AT_THE_CHECKPOINT),
-        ("startlist backfill", AT_A_CALL),
-        ("startlist lane", AT_A_CALL),
+        ("startlist backfill%", IN_MID_COPY),
+        ("startlist backfill%", AT_THE_CHECKPOINT),
+        ("startlist backfill%", AT_A_CALL),
+        ("startlist lane%", AT_A_CALL),
         ("startlist%", AT_A_CALL),
     ],
 )

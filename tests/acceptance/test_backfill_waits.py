@@ -33,14 +33,14 @@ def assert_holds_nothing(at: Scene) -> None:
         select a.application_name from pg_locks as l join pg_stat_activity as a using (pid)
         where l.locktype = 'advisory' and a.datname = current_database() and a.application_name like 'startlist%'
     """
-    until(lambda: {name for (name,) in at.conn.execute(held).fetchall()} <= {"startlist run"})  # the last leg ends
+    until(lambda: all(name.startswith("startlist run ") for (name,) in at.conn.execute(held).fetchall()))
     busy = """
         select application_name, state from pg_stat_activity
         where datname = current_database() and application_name like 'startlist%'
           and (state <> 'idle' or xact_start is not null)
     """
     until(lambda: at.conn.execute(busy).fetchall() == [], seconds=10)  # what it was doing when it said so has ended
-    passes = "select from pg_stat_activity where application_name in ('startlist backfill', 'startlist pass')"
+    passes = "select from pg_stat_activity where application_name ~ '^startlist (backfill|pass)'"
     until(lambda: at.conn.execute(passes).fetchone() is None, seconds=10)
 
 

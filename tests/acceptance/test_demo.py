@@ -16,7 +16,7 @@ from startlist.store import local
 from tests.support import Cli, Result
 
 # Each of these makes the whole world of the demo anew.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

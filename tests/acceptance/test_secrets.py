@@ -24,7 +24,6 @@ from tests.acceptance.test_partner_command import on_a_terminal
 from tests.conftest import Server
 from tests.support import Cli, Result
 
-pytestmark = pytest.mark.xdist_group("a day")  # which is lived once, not once in each test process
 
 RACE, PERSON = 100_001, 60_000_001
 REGISTRATION_SECRET, PASSWORD, WRONG = "hush-registration-93", "hush-p@ss/w%rd", "hush-wrong-17"

@@ -319,7 +319,10 @@ async def acquired(lanes: Lanes) -> tuple[Lanes, Lane]:
 
 
 async def until_waiting(database: Database, many: int) -> None:
-    query = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    query = """
+        select count(*) from pg_locks join pg_database on pg_database.oid = database
+        where locktype = 'advisory' and datname = current_database() and not granted
+    """
     async with await database.connect() as conn:
         for _ in range(200):
             row = await (await conn.execute(query)).fetchone()

@@ -257,7 +257,8 @@ async def test_a_pass_that_writes_is_waited_for_and_what_it_stored_stays(
                 with pytest.raises(StartlistError, match="nothing was imported"):
                     await import_legacy(database, settings)
             waiting = asyncio.create_task(import_legacy(database, settings))
-            while not await rows(database, "select from pg_locks where not granted and mode = 'AccessExclusiveLock'"):
+            waits = "select from pg_locks join pg_database on pg_database.oid = database where not granted"
+            while not await rows(database, f"{waits} and datname = current_database()"):
                 await asyncio.sleep(0.02)
         done = await waiting
     assert (added(done)[-1], left(done)) == (1, {"stored": 1})

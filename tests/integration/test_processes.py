@@ -108,7 +108,10 @@ async def test_a_command_that_was_paused_gives_up_its_lane_and_one_that_waits_do
 async def laned(rig: Rig) -> list[Row]:
     """The lanes that are held."""
     keys = [global_lock_key("lane", number) & 0xFFFFFFFF for number in range(2)]
-    return await rig.rows("select from pg_locks where locktype = 'advisory' and objid::bigint = any(%s)", keys)
+    query = "select from pg_locks join pg_database on pg_database.oid = database"
+    return await rig.rows(
+        f"{query} where locktype = 'advisory' and datname = current_database() and objid::bigint = any(%s)", keys
+    )
 
 
 async def test_who_was_paused_itself_does_not_cut_off_those_that_went_on(

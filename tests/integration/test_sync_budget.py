@@ -317,7 +317,8 @@ async def test_rule_9_a_named_race_is_waited_for(rig: Rig) -> None:
     holder = await rig.database.connect()
     assert await cursors.lock_race(rig.database, holder, 1, RACE)
     task = asyncio.create_task(rig.sync(race_id=RACE))
-    while not await rig.rows("select * from pg_locks where locktype = 'advisory' and not granted"):
+    waits = "select from pg_locks join pg_database on pg_database.oid = database where datname = current_database()"
+    while not await rig.rows(f"{waits} and locktype = 'advisory' and not granted"):
         await asyncio.sleep(0.01)
     await holder.close()
     assert (await task).exit_status == 0
