@@ -24,7 +24,6 @@ from tests.acceptance.test_partner_command import on_a_terminal
 from tests.conftest import Server
 from tests.support import Cli, Result
 
-
 RACE, PERSON = 100_001, 60_000_001
 REGISTRATION_SECRET, PASSWORD, WRONG = "hush-registration-93", "hush-p@ss/w%rd", "hush-wrong-17"
 PERSONAL: dict[str, Any] = {"last_name": "Quokkasdottir", "email": "quokka.runs@example.com", "phone": "555-0147-9921"}
