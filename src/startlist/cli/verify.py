@@ -50,7 +50,7 @@ def verify(
         startlist verify                          all races that are kept fresh
         startlist verify --race 12345             before the gun
         startlist verify --race 12345 --repair    mend it
-        startlist verify --account                before a new timing partner's first race
+        startlist verify --account                before a first race
     """
     if account and repair:
         raise typer.BadParameter("--account mends nothing: leave one of the two out", param_hint="--repair")
