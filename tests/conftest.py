@@ -48,7 +48,9 @@ class Server:
     def create(self, template: str = "template0") -> str:
         """Make a database and return its name."""
         name = f"{self.prefix}_{next(self.numbers)}"
-        self.admin.execute(f'create database "{name}" template "{template}"'.encode())
+        # Of the two ways there are from version 15 on the one that writes no log is several times faster here.
+        way = "strategy file_copy" if self.admin.info.server_version >= 150_000 else ""
+        self.admin.execute(f'create database "{name}" template "{template}" {way}'.encode())
         return name
 
     def drop(self, name: str) -> None:
