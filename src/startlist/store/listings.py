@@ -26,18 +26,18 @@ select distinct k.timing_partner_id
 from partner_provider_credentials as k
 where k.provider_id = 2
   and (k.next_list_at is null or k.next_list_at <= statement_timestamp()
-       or k.next_list_at > statement_timestamp() + %(longest)s::interval)
+       or k.next_list_at > statement_timestamp() + <longest>)
   and not exists (select from procrastinate_jobs as j
                   where j.queueing_lock = 'list:' || k.timing_partner_id and j.status = 'todo')
   and not exists (select from procrastinate_jobs as j
                   where j.lock = 'list:' || k.timing_partner_id and j.status = 'doing')
 order by k.timing_partner_id
-"""
+""".replace("<longest>", LONGEST)
 
 
 async def due(conn: Connection) -> list[int]:
     """The timing partners of whom a credential's race list is to be read now, unless that is queued."""
-    rows = await (await conn.execute(DUE, {"longest": LONGEST})).fetchall()
+    rows = await (await conn.execute(DUE)).fetchall()
     return [row[0] for row in rows]
 
 

@@ -12,8 +12,7 @@ from psycopg.rows import class_row
 from startlist.store.budget import Rank
 from startlist.store.database import Connection
 
-MOST_DUE = 1_000  # races of one tick; the others come a second later
-LONGEST = "1 day 1 minute"  # nothing is planned further off than this, unless the clock was set back
+LONGEST: LiteralString = "interval '1 day 1 minute'"  # nothing is planned further off, unless the clock was set back
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,8 @@ class Demand:
 # statement_timestamp(): an index cannot be asked with clock_timestamp(), which may change on the way.
 # What was never read or planned, or is stale, goes with the races of today: so none starves.
 # The queue's own table tells what is queued or under way: nothing else could be forgotten or left behind.
+# Without parameters, so that it is planned once and not every second: that takes longer than the answer. Of more than
+# a thousand races the others come a second later.
 DUE: LiteralString = """
 with due as (
     select c.* from sync_cursors as c where next_sync_at <= statement_timestamp()
@@ -82,7 +83,7 @@ with due as (
     where next_sync_at > statement_timestamp() and planned_at > statement_timestamp()
     union all
     select c.* from sync_cursors as c
-    where next_sync_at > statement_timestamp() + %(longest)s::interval and planned_at <= statement_timestamp()
+    where next_sync_at > statement_timestamp() + <longest> and planned_at <= statement_timestamp()
 ),
 ranked as (
     select timing_partner_id, race_id, coalesce(waits_since, next_sync_at) as due_since,
@@ -100,14 +101,14 @@ where exists (select from partner_provider_credentials as k
   and not exists (select from procrastinate_jobs as j
                   where j.lock = 'race:' || due.timing_partner_id || ':' || due.race_id and j.status = 'doing')
 order by array_position(array['race_day', 'race_week', 'routine'], rank), due_since
-limit %(most)s
-"""
+limit 1000
+""".replace("<longest>", LONGEST)
 
 STANDING: LiteralString = """
 select clock_timestamp() as now, r.credential_id, r.gone_at, r.race_id is not null as known,
        c.next_sync_at is not null
            and (c.next_sync_at <= clock_timestamp() or c.planned_at > clock_timestamp()
-                or c.next_sync_at > clock_timestamp() + %(longest)s::interval) as due,
+                or c.next_sync_at > clock_timestamp() + <longest>) as due,
        c.failures,
        coalesce((select h.reason = 'waiting' from sync_history as h
                  where h.timing_partner_id = c.timing_partner_id and h.race_id = c.race_id
@@ -118,7 +119,7 @@ select clock_timestamp() as now, r.credential_id, r.gone_at, r.race_id is not nu
 from sync_cursors as c
 left join runsignup_races as r on r.timing_partner_id = c.timing_partner_id and r.race_id = c.race_id
 where c.timing_partner_id = %(partner)s and c.race_id = %(race)s
-"""
+""".replace("<longest>", LONGEST)
 
 PLAN: LiteralString = """
 update sync_cursors
@@ -226,7 +227,7 @@ group by r.credential_id, d.rank
 async def due_races(conn: Connection) -> list[DueRace]:
     """What is due and not queued, the most pressing first; what a clock that was set back put too far off as well."""
     async with conn.cursor(row_factory=class_row(DueRace)) as cursor:
-        await cursor.execute(DUE, {"longest": LONGEST, "most": MOST_DUE})
+        await cursor.execute(DUE)
         return await cursor.fetchall()
 
 
@@ -234,7 +235,7 @@ async def standing(conn: Connection, timing_partner_id: int, race_id: int, *, lo
     """Where a race stands; None when it or its partner was removed. `lock`: nobody else may plan it meanwhile."""
     async with conn.cursor(row_factory=class_row(Standing)) as cursor:
         query = STANDING + " for update of c" if lock else STANDING
-        await cursor.execute(query, {"partner": timing_partner_id, "race": race_id, "longest": LONGEST})
+        await cursor.execute(query, {"partner": timing_partner_id, "race": race_id})
         return await cursor.fetchone()
 
 
