@@ -17,9 +17,8 @@ from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, list_all, open_credentials
 from startlist.sync.lookup import Verdict, lookup
 from startlist.sync.plan import Options, wanted_events
-from startlist.sync.run import run as run_sync
 from startlist.sync.summary import DONE, FAILED, PartnerSummary
-from startlist.sync.verify.run import PATIENCE
+from startlist.sync.verify.run import PATIENCE, sync_within
 
 PASS, FAIL, NOT_SHOWN = "pass", "fail", "not_shown"
 WINDOWS = {"24 hours": timedelta(hours=24), "7 days": timedelta(days=7), "30 days": timedelta(days=30)}
@@ -111,7 +110,7 @@ class _Partner:
             runs = await self._read_in_full()
         for work, account in zip(self.works, accounts, strict=True):
             if account.result == PASS:
-                account.checks += await _Credential(self.context, work, self.options).checks(runs)
+                account.checks += await _Credential(self.context, work).checks(runs)
             async with self.context.admin() as conn:
                 account.account_verification_id = await acceptance.certify(
                     conn, self.context.run_id, work.key, began, account.result, [asdict(one) for one in account.checks]
@@ -147,18 +146,12 @@ class _Partner:
 
     async def _read_in_full(self) -> list[int]:
         """Read the future events of all races; returns the runs. A race that another run held is read again alone."""
-        own_run = self.context.run_id
-        try:
-            done = await run_sync(self.context, self.options, trigger="verify")
-            runs = [done.run_id]
-            held = [race.race_id for p in done.partners for race in p.races if race.outcome.status == "skipped"]
-            for race_id in held:
-                if done.error is None:
-                    alone = Options(self.partner, race_id, force_full=True)
-                    done = await run_sync(self.context, alone, trigger="verify")
-                    runs.append(done.run_id)
-        finally:
-            self.context.run_id = own_run
+        done = await sync_within(self.context, self.options)
+        runs = [done.run_id]
+        for race in (race for partner in done.partners for race in partner.races):
+            if race.outcome.status == "skipped" and done.error is None:
+                done = await sync_within(self.context, Options(self.partner, race.race_id, force_full=True))
+                runs.append(done.run_id)
         if done.error is not None:
             raise done.error
         return runs
@@ -167,10 +160,9 @@ class _Partner:
 class _Credential:
     """One credential's checks against what the full pass stored."""
 
-    def __init__(self, context: Context, work: CredentialInUse, options: Options) -> None:
+    def __init__(self, context: Context, work: CredentialInUse) -> None:
         self.context = context
         self.work = work
-        self.options = options
         self.partner, self.credential_id = work.key
 
     async def checks(self, runs: Sequence[int]) -> list[Check]:
@@ -203,7 +195,7 @@ class _Credential:
         try:
             found = await self._ask(race, race.asked_at, since)
             if found.wrong:
-                await self._catch_up(race.race_id)
+                await sync_within(self.context, Options(self.partner, race.race_id))
                 async with self.context.admin() as conn:
                     cursor = await cursors.load_cursor(conn, self.partner, race.race_id)
                 found = await self._ask(race, cursor.participants_watermark, since)
@@ -235,13 +227,6 @@ class _Credential:
             otherwise=sorted(key for key in answered.keys() - newer if stored.get(key) != answered[key]),
         )
 
-    async def _catch_up(self, race_id: int) -> None:
-        own_run = self.context.run_id
-        try:
-            await run_sync(self.context, Options(self.partner, race_id), trigger="verify")
-        finally:
-            self.context.run_id = own_run
-
     # -- the bib search ----------------------------------------------------------------------------------------------
 
     async def _bib_search(self, read: Sequence[PassOfRace]) -> Check:
@@ -250,7 +235,7 @@ class _Credential:
             return Check("bib search", NOT_SHOWN, "no registration of these events has a bib yet that is a number")
         try:
             if not await self._is_found(known):  # it may have been taken away meanwhile
-                await self._catch_up(known.race_id)
+                await sync_within(self.context, Options(self.partner, known.race_id))
                 known = await self._known_bib(read) or known
                 if not await self._is_found(known):
                     text = f"RunSignup does not find bib {known.bib_num} of race {known.race_id}"

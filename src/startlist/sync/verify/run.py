@@ -25,7 +25,7 @@ from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, list_all, open_credentials
 from startlist.sync.plan import Options, counts, wanted_events
 from startlist.sync.run import run as run_sync
-from startlist.sync.summary import ALL_HELD, DONE, FAILED, PartnerSummary
+from startlist.sync.summary import ALL_HELD, DONE, FAILED, PartnerSummary, Summary
 from startlist.sync.verify.race import Difference, Found, Reading
 
 PATIENCE = 3600.0  # seconds that a race waits for its calls; nothing is held meanwhile
@@ -177,7 +177,6 @@ class _Partner:
 
         Nothing is touched before it: where another run holds the race, all is as it was. Returns how it ended, and why.
         """
-        run_id = self.context.run_id
         doubted = frozenset(
             (one.event_id, one.registration_id)
             for one in verified.differences
@@ -187,10 +186,7 @@ class _Partner:
             self.partner, verified.race_id, force_full=True, include_past_days=self.options.include_past_days,
             record_every=timedelta(), repair=True, doubted=doubted,
         )  # fmt: skip
-        try:
-            done = await run_sync(self.context, again, trigger="verify")
-        finally:
-            self.context.run_id = run_id
+        done = await sync_within(self.context, again)
         if done.error is not None:
             raise done.error
         ended = [(race.outcome.status, race.to_json()["error_message"]) for p in done.partners for race in p.races]
@@ -199,6 +195,15 @@ class _Partner:
         failed = [error for status, error in ended if status == "failed"]
         failed += [error for partner in done.partners for error in partner.errors]
         return ("failed", "; ".join(filter(None, failed))) if failed or not ended else ("done", None)
+
+
+async def sync_within(context: Context, options: Options) -> Summary:
+    """A sync for the sake of a verification, which goes on with its own run after it."""
+    own = context.run_id
+    try:
+        return await run_sync(context, options, trigger="verify")
+    finally:
+        context.run_id = own
 
 
 async def _verify_race(
