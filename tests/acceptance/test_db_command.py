@@ -10,9 +10,12 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
+from startlist.sandbox import running
 from startlist.store import binaries, local
 from startlist.store.database import Database
 from tests.support import Cli
+from tests.syncing import PERSON
+from tests.truth import differences
 
 
 def companies(url: str) -> list[str]:
@@ -200,3 +203,35 @@ def test_a_restore_without_the_key_says_which_is_missing(
         fingerprint = connection.execute("select fingerprint from startlist.secret_keys").fetchone()
     assert fingerprint is not None
     assert fingerprint[0] in unknown.stderr
+
+
+def test_backed_up_destroyed_restored_and_synced_it_is_what_runsignup_has(
+    cli: Cli, database: Database, tmp_path: Path
+) -> None:
+    """What was synced after the backup is lost with the database, and comes again from RunSignup."""
+    with running() as sandbox:
+        control, file = sandbox.control, tmp_path / "races.dump"
+        cli.env["STARTLIST_API_URL"] = sandbox.url
+        (key,) = control.partners()
+        secret = {"STARTLIST_API_SECRET": key["secret"]}
+        assert cli("partner", "add", key["partner"], "--api-key", key["key"], env=secret).code == 0
+        assert cli("sync").code == 0
+        control.refund(PERSON)
+        assert cli("sync").code == 0
+        assert cli("db", "backup", file).code == 0
+        control.assign_bib(PERSON + 1, 1207)
+        control.edit(PERSON + 2, last_name="Later")
+        control.refund(PERSON + 3)
+        assert cli("sync").code == 0
+        with psycopg.connect(**database.parameters("destroyer")) as conn:
+            conn.execute("drop schema startlist cascade")
+        assert cli("sync").code == 2
+        assert cli("db", "restore", file).code == 0
+        control.defer(PERSON + 4)
+        done = cli("sync", "--json")
+        assert (done.code, done.json["partners"][0]["passes"]) == (0, {"incremental": 1})
+        with psycopg.connect(**database.parameters("test")) as conn:
+            assert differences(conn, control) == []
+            known = conn.execute("select count(*) from runsignup_participants where removed_at is not null").fetchone()
+        assert known == (3,)
+        assert cli("verify").code == 0
