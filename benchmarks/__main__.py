@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,7 @@ RESULTS = FOLDER / "RESULTS.md"
 def main() -> None:
     """Measure what the options ask for, print it, and write a whole run down."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
     with stand() as ground:
         for name, text in _sections(ground, options):
             if options.write:
