@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from startlist.errors import ConfigurationError
 from startlist.store.cursors import lock_race
 from startlist.sync.plan import Options
 from startlist.sync.progress import Progress
@@ -163,3 +164,15 @@ async def test_a_race_that_is_held_or_cannot_be_read_is_not_a_full_pass(
     rig.control.clear_faults()
     (sound,), status = await accepted(rig, race_id=RACE)
     assert (results(sound)["full pass"], status) == ("pass", 0)
+
+
+async def test_a_race_is_a_matter_of_those_who_list_it_alone(rig: Rig) -> None:
+    other = rig.control.add_partner("Other Timing", "legacy")["key"]
+    race = rig.control.add_race("Theirs", keys=[other])
+    rig.control.register(rig.control.add_event(race, in_days=3), 2)
+    await rig.adopt()
+    accounts, status = await accepted(rig, race_id=race)
+    assert ([account.timing_partner_id for account in accounts], status) == ([2], 0)
+    assert {call["race_id"] for call in rig.control.log()} == {None, race}
+    with pytest.raises(ConfigurationError, match="--timing-partner"):
+        await accepted(rig, race_id=999)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from startlist.errors import CallerRefused, RunSignupError
+from startlist.errors import CallerRefused, ConfigurationError, RunSignupError
 from startlist.store import acceptance, cursors, history
 from startlist.store.acceptance import KnownBib, PassOfRace
 from startlist.store.partners import Credential
@@ -70,14 +70,22 @@ async def accept(context: Context, options: Options) -> Acceptance:
     """Check each credential of the partners that the options select; with a race, by that race alone.
 
     Reads the future events in full and stores them, as a forced full sync does. Raises `ConfigurationError` when there
-    is no credential, `CallerRefused` when no call can succeed.
+    is no credential or nobody has the race, `CallerRefused` when no call can succeed.
     """
     async with context.admin() as conn:
         context.run_id = run_id = await history.open_run(conn, "verify", "verify")
     status, done = "failed", Acceptance()
     try:
         for own in await open_credentials(context, options.timing_partner_id):
-            done.accounts += await _Partner(context, options, own).accept()
+            partner = _Partner(context, options, own)
+            await list_all(partner.works)
+            if options.timing_partner_id is not None or partner.may_have(options.race_id):
+                done.accounts += await partner.accept()
+        if not done.accounts:
+            raise ConfigurationError(
+                f"race {options.race_id} is in no partner's list of races; if it is long over, say whose it is:"
+                " --timing-partner ID"
+            )
         status = "completed" if done.exit_status == DONE else "partial"
         return done
     finally:
@@ -95,14 +103,17 @@ class _Partner:
         first, told = options.list_from(context.now()), PartnerSummary(self.partner, own[0].company_name)
         self.works = [CredentialInUse(context, one, told, list_from=first, patience=PATIENCE) for one in own]
 
+    def may_have(self, race_id: int | None) -> bool:
+        """Whether a race is listed for it, as far as its lists could be read."""
+        return race_id is None or any(race_id in work.listed or work.refusal for work in self.works)
+
     async def accept(self) -> list[Account]:
-        """Every check of every credential, and their certificates."""
+        """Every check of every credential, and their certificates; their race lists have been read."""
         began = self.context.now()
         accounts = [
             Account(self.partner, one.company_name, one.credential_id, one.principal, began)
             for one in (work.credential for work in self.works)
         ]
-        await list_all(self.works)
         for work, account in zip(self.works, accounts, strict=True):
             account.checks.append(await self._authentication(work))
         runs: list[int] = []
