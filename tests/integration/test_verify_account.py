@@ -176,3 +176,10 @@ async def test_a_race_is_a_matter_of_those_who_list_it_alone(rig: Rig) -> None:
     assert {call["race_id"] for call in rig.control.log()} == {None, race}
     with pytest.raises(ConfigurationError, match="--timing-partner"):
         await accepted(rig, race_id=999)
+
+
+async def test_a_race_list_that_cannot_be_read_for_the_full_pass_is_no_full_pass(rig: Rig) -> None:
+    rig.control.fault("http", status=500, match={"endpoint": "races"}, skip=1, times=None)
+    (account,), status = await accepted(rig)
+    assert (results(account)["authentication"], results(account)["full pass"], status) == ("pass", "fail", 1)
+    assert "the race list could not be read" in found(account, "full pass")

@@ -116,12 +116,12 @@ class _Partner:
         ]
         for work, account in zip(self.works, accounts, strict=True):
             account.checks.append(await self._authentication(work))
-        runs: list[int] = []
+        runs, errors = list[int](), list[str]()
         if any(account.result == PASS for account in accounts):
-            runs = await self._read_in_full()
+            runs, errors = await self._read_in_full()
         for work, account in zip(self.works, accounts, strict=True):
             if account.result == PASS:
-                account.checks += await _Credential(self.context, work).checks(runs)
+                account.checks += await _Credential(self.context, work).checks(runs, errors)
             async with self.context.admin() as conn:
                 account.account_verification_id = await acceptance.certify(
                     conn, self.context.run_id, work.key, began, account.result, [asdict(one) for one in account.checks]
@@ -155,17 +155,21 @@ class _Partner:
         why = work.refusal or "no race could be asked for its registrations, and a race list alone proves nothing"
         return Check("authentication", FAIL, why)
 
-    async def _read_in_full(self) -> list[int]:
-        """Read the future events of all races; returns the runs. A race that another run held is read again alone."""
+    async def _read_in_full(self) -> tuple[list[int], list[str]]:
+        """Read the future events of all races; returns the runs, and what kept keys from being used.
+
+        A race that another run held is read again alone.
+        """
         done = await sync_within(self.context, self.options)
         runs = [done.run_id]
+        errors = [error for partner in done.partners for error in partner.errors]
         for race in (race for partner in done.partners for race in partner.races):
             if race.outcome.status == "skipped" and done.error is None:
                 done = await sync_within(self.context, Options(self.partner, race.race_id, force_full=True))
                 runs.append(done.run_id)
         if done.error is not None:
             raise done.error
-        return runs
+        return runs, errors
 
 
 class _Credential:
@@ -176,14 +180,16 @@ class _Credential:
         self.work = work
         self.partner, self.credential_id = work.key
 
-    async def checks(self, runs: Sequence[int]) -> list[Check]:
-        """The full pass, the incremental filter and the bib search."""
+    async def checks(self, runs: Sequence[int], errors: Sequence[str]) -> list[Check]:
+        """The full pass, the incremental filter and the bib search. `errors`: those of the runs, other keys' too."""
+        mine = f"API key {self.work.credential.principal}:"
+        own = [error for error in errors if error.startswith(mine) or not error.startswith("API key ")]
         async with self.context.admin() as conn:
             races = await acceptance.passes(conn, runs, self.credential_id)
             cost = await acceptance.cost(conn, runs, self.credential_id)
         read = [race for race in races if race.status in ("completed", "partial") and race.event_ids]
         return [
-            _full_pass(races, read, cost),
+            _full_pass(races, read, cost, own),
             *await self._filter(read),
             await self._bib_search(read),
         ]
@@ -294,7 +300,9 @@ class _Answer:
         return bool(self.unanswered or self.otherwise)
 
 
-def _full_pass(races: Sequence[PassOfRace], read: Sequence[PassOfRace], cost: acceptance.Cost) -> Check:
+def _full_pass(
+    races: Sequence[PassOfRace], read: Sequence[PassOfRace], cost: acceptance.Cost, errors: Sequence[str]
+) -> Check:
     figures: dict[str, Any] = {
         "races": len(read),
         "events": sum(len(race.event_ids) for race in read),
@@ -308,6 +316,8 @@ def _full_pass(races: Sequence[PassOfRace], read: Sequence[PassOfRace], cost: ac
         first = bad[0].error_message or "another run held it"
         figures |= {"not_complete": [race.race_id for race in bad]}
         return Check("full pass", FAIL, f"{told}; not complete: {_races([r.race_id for r in bad])} ({first})", figures)
+    if errors:  # there may be races that nobody has heard of
+        return Check("full pass", FAIL, f"{told}; {'; '.join(errors)}", figures)
     if not read:
         return Check("full pass", NOT_SHOWN, "no race with future events is read with it", figures)
     return Check("full pass", PASS, told, figures)
