@@ -41,6 +41,9 @@ def test_import_says_what_it_took_and_what_not(cli: Cli, database_url: str) -> N
     refused = cli("import-legacy", "--rejected", "left.jsonl")
     assert (refused.code, refused.stdout) == (2, "")
     assert "is there already" in refused.stderr
+    failed = cli("import-legacy", "--from-schema", "nowhere", "--rejected", "new.jsonl")
+    assert failed.code == 2
+    assert not (cli.cwd / "new.jsonl").exists()
 
 
 def test_an_import_that_is_killed_leaves_nothing_and_the_next_one_takes_all(

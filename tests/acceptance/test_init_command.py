@@ -96,8 +96,8 @@ def test_a_wrong_setting_ends_with_2_and_its_name(cli: Cli, variable: str, value
 def put_back(url: str) -> None:
     """The schema as it was before its last revision."""
     with psycopg.connect(url) as connection:
-        connection.execute("drop table startlist.account_verifications")
-        connection.execute("update startlist.startlist_version set version_num = '0007'")
+        connection.execute("alter table startlist.runsignup_events drop column purged_at")
+        connection.execute("update startlist.startlist_version set version_num = '0008'")
 
 
 def test_an_upgrade_is_preceded_by_a_backup_that_restores(
@@ -106,12 +106,12 @@ def test_an_upgrade_is_preceded_by_a_backup_that_restores(
     put_back(database_url)
     done = cli("init", "--json")
     assert done.code == 0, done.stderr
-    assert (done.json["previous_revision"], done.json["revision"]) == ("0007", SCHEMA_REVISION)
+    assert (done.json["previous_revision"], done.json["revision"]) == ("0008", SCHEMA_REVISION)
     (file,) = (home / "backups").iterdir()
     assert done.json["backup"] == str(file)
     assert file.stat().st_mode & 0o777 == 0o600
     restored = cli("db", "restore", file, "--json", env={"STARTLIST_DATABASE_URL": empty_database_url})
-    assert restored.json["revision"] == "0007"
+    assert restored.json["revision"] == "0008"
     assert cli("init", "--json").json["backup"] is None, "nothing was upgraded"
 
 
@@ -121,4 +121,4 @@ def test_without_a_backup_nothing_is_upgraded_unless_asked(cli: Cli, home: Path,
     refused = cli("init")
     assert refused.code == 2
     assert str(home / "backups") in refused.stderr
-    assert cli("init", "--no-backup", "--json").json["previous_revision"] == "0007"
+    assert cli("init", "--no-backup", "--json").json["previous_revision"] == "0008"

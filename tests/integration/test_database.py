@@ -166,6 +166,16 @@ async def test_a_value_that_does_not_fit_is_not_quoted(database: Database) -> No
             assert "1990" not in str(raised.value)
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("value", ["date '19850-05-01'", "timestamptz '0044-03-15 BC'"])
+async def test_a_stored_date_that_python_cannot_hold_is_no_outage(value: str, binary: bool, database: Database) -> None:
+    async with await database.connect() as connection:
+        with pytest.raises(DatabaseError, match=r"a stored value cannot be read \(.* too") as raised, translated():
+            await (await connection.execute(f"select {value}".encode(), binary=binary)).fetchone()
+    assert raised.value.sqlstate == "22000"
+    assert "19850" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from startlist.config import Settings
 from startlist.errors import ConfigurationError, StartlistError
+from startlist.store import purge
 from startlist.store.database import Database
 from startlist.store.legacy import importing
 from startlist.store.legacy.importing import Imported, import_legacy
@@ -198,6 +199,29 @@ async def test_a_table_of_texts_with_broken_json_and_days(database: Database, se
     assert sound["additional_data"] == {"a": "b\nc", "user": {"profile_image_url": "http://x/y"}}
 
 
+async def test_years_that_no_calendar_has_are_kept_beside_and_break_nothing(
+    database: Database, settings: Settings, legacy: Legacy
+) -> None:
+    legacy.partner(1, "Acme", "key-1")
+    legacy.race(10, 1, [100], next_date="20240-07-04", last_date="0044-03-15 BC")
+    legacy.run("update {s}.runsignup_events set start_time = '20240-07-04 07:00', end_time = '0044-03-15 07:00 BC'")
+    legacy.registration(10, 100, 1, dob="19850-05-01", registration_date="infinity")
+    await import_legacy(database, settings)
+    (row,) = await rows(database, "select * from runsignup_participants")
+    assert (row["dob"], row["registration_date"], sorted(row["field_errors"])) == (
+        None, None, ["dob", "registration_date"],
+    )  # fmt: skip
+    assert row["additional_data"]["legacy"] == {"dob": "19850-05-01", "registration_date": "infinity"}
+    event = await one(database, "select * from runsignup_events")
+    assert (event["start_time"], event["end_time"], event["race_day"]) == (None, None, None)
+    assert event["additional_data"]["legacy"] == {
+        "start_time": "20240-07-04 07:00:00", "end_time": "0044-03-15 07:00:00 BC",
+    }  # fmt: skip
+    race = await one(database, "select * from runsignup_races")
+    assert (race["next_date"], race["last_date"]) == (None, None)
+    assert race["additional_data"]["legacy"]["next_date"].startswith("20240-07-04")
+
+
 async def test_times_are_read_on_the_clocks_they_were_written_by(
     database: Database, settings: Settings, acme: Legacy, database_url: str
 ) -> None:
@@ -302,6 +326,40 @@ async def test_partners_keep_their_ids_where_they_are_free_and_keys_are_sealed(
     assert found == {"held": "mine", "key-7": "hush-7"}
     again = await import_legacy(database, settings)
     assert not again.changed
+
+
+@pytest.mark.parametrize("names", [("Alpha", "Alpha East"), ("Alpha", "Alpha")], ids=["two names", "one name"])
+async def test_partners_that_share_a_key_are_found_again(
+    names: tuple[str, str], database: Database, settings: Settings, legacy: Legacy
+) -> None:
+    for number, name in zip((10, 8), reversed(names), strict=True):
+        legacy.partner(number, name, "shared")
+        legacy.race(number, number, [number * 10])
+        legacy.registration(number, number * 10, number, timing_partner_id=number)
+    first = await import_legacy(database, settings)
+    assert (added(first), first.renumbered) == ([2, 1, 2, 2, 2], [])
+    assert await rows(database, "select timing_partner_id from partner_provider_credentials") == [
+        {"timing_partner_id": 8}
+    ]
+    again = await import_legacy(database, settings)
+    assert not again.changed
+    assert again.renumbered == []
+    assert [left(again, table) for table in ("runsignup_races", "runsignup_events")] == [{"stored": 2}] * 2
+    stored = await rows(database, "select timing_partner_id, race_id from runsignup_participants order by 1")
+    assert [(row["timing_partner_id"], row["race_id"]) for row in stored] == [(8, 8), (10, 10)]
+
+
+async def test_who_was_purged_does_not_come_back(database: Database, settings: Settings, acme: Legacy) -> None:
+    acme.run("update {s}.runsignup_events set start_time = '2020-07-04 07:00', end_time = null")
+    acme.registration(10, 100, 1)
+    await import_legacy(database, settings)
+    async with await database.connect() as conn:
+        chosen = await purge.choose(conn, timing_partner_id=None, race_id=10, before=None)
+        parts = await purge.counted(conn, chosen)
+    assert [part.registrations async for part in purge.purge(database, parts, wait_seconds=0)] == [1]
+    acme.registration(10, 101, 2)
+    again = await import_legacy(database, settings)
+    assert (added(again)[-1], left(again)) == (0, {"purged": 2})
 
 
 async def test_a_dry_run_counts_and_stores_nothing(database: Database, settings: Settings, acme: Legacy) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -28,6 +29,7 @@ REASONS = {
     "no_partner": "of no timing partner that is known",
     "unknown_partner": "of a timing partner that is not in timing_partners",
     "not_in_runsignup": "of an event that a sync has read in full, where RunSignup does not list it",
+    "purged": "of an event whose registrations were purged here",
     "no_race": "of no race that was taken",
     "other_provider": "of another provider than RunSignUp",
     "no_key_or_secret": "without a key or a readable secret",
@@ -73,14 +75,21 @@ def import_legacy(
         _print(done)
 
 
-def _new_file(path: Path) -> TextIO:
-    """For its owner only: what is written there is personal data."""
+@contextmanager
+def _new_file(path: Path) -> Iterator[TextIO]:
+    """For its owner only: what is written there is personal data. It goes again where the import fails."""
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
     except FileExistsError:
         raise ConfigurationError(f"--rejected: {path} is there already; name a new file") from None
     except OSError as error:
         raise ConfigurationError(f"--rejected: cannot write {path}: {error.strerror}") from None
+    try:
+        with file:
+            yield file
+    except BaseException:
+        path.unlink()
+        raise
 
 
 async def _import(

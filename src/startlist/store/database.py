@@ -20,7 +20,7 @@ from startlist.errors import ConfigurationError, DatabaseError, SchemaError
 from startlist.store import local
 from startlist.store.binaries import OLDEST_MAJOR
 
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 VERSION_TABLE = "startlist_version"
 
 # Only where the URL does not say otherwise. With these a dead server is noticed within half a minute.
@@ -191,10 +191,15 @@ def translated() -> Iterator[None]:
         raise _translate(error) from None
 
 
-_LOST = "08006"  # PostgreSQL's own state for a connection that failed, which psycopg leaves out
+# PostgreSQL's own states for what psycopg leaves without: a connection that failed, a value that Python cannot hold.
+_LOST, _UNREADABLE = "08006", "22000"
+_BEYOND = re.compile(r"\w+ too (small|large) \([^)]*\)")  # as psycopg says it; the value may come after it
 
 
 def _translate(error: psycopg.Error) -> DatabaseError:
+    if isinstance(error, psycopg.DataError) and (what := _BEYOND.match(str(error))):
+        said = f"a stored value cannot be read ({what[0]}): startlist did not write it; mend it with startlist db psql"
+        return DatabaseError(said, _UNREADABLE)
     if error.sqlstate is None:
         lost = isinstance(error, psycopg.OperationalError)
         return DatabaseError(f"the connection to the database failed: {_reason(error)}", _LOST if lost else None)

@@ -63,9 +63,10 @@ DELETE: tuple[LiteralString, ...] = (
     "delete from runsignup_quarantine where <of events>".replace("<of events>", _OF_EVENTS),
 )
 
-# An event that is read again after all, because somebody asks for it, has its first full pass once more.
+# An event that is read again after all, because somebody asks for it, has its first full pass once more. Until then
+# nobody brings its people back: neither a backfill nor an import.
 FORGET_EVENTS: LiteralString = """
-update runsignup_events set first_full_at = null
+update runsignup_events set first_full_at = null, purged_at = now()
 where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[])
 """
 

@@ -345,7 +345,9 @@ class _Pass:
 
 def concerns_all(error: psycopg.Error) -> bool:
     """Whether a fault of the database would meet every race, or is this one's alone."""
-    return error.sqlstate is None or error.sqlstate.startswith(_CONCERN_ALL)
+    if error.sqlstate is None:
+        return not isinstance(error, psycopg.DataError)  # a stored value that cannot be read
+    return error.sqlstate.startswith(_CONCERN_ALL)
 
 
 def _cured_by_a_full_pass(error: RunSignupError) -> bool:

@@ -128,7 +128,7 @@ class _Import:
     # -- partners and keys -----------------------------------------------------------------------------------------
 
     async def _take_partners(self) -> None:
-        """An old partner is ours that has its key, its id and name, or its name; else new, with its id if free."""
+        """An old partner is ours that has its id and name, its key, or its name; else new, with its id if free."""
         taken = self.done.tables["timing_partners"] = Taken()
         query = "select timing_partner_id, company_name from timing_partners order by 1"
         ours = {int(number): _folded(name) for number, name in await (await self.conn.execute(query)).fetchall()}
@@ -137,7 +137,7 @@ class _Import:
         rows.sort(key=lambda row: int(row["timing_partner_id"]))
         taken.read = len(rows)
         names = {row["timing_partner_id"]: _name(row) for row in rows}
-        for alike in (self._by_key(), _by_id_and_name, _by_name):
+        for alike in (_by_id_and_name, self._by_key(), _by_name):  # by its key last but one: two may have had one
             for old, name in names.items():
                 if old not in self.partners and (number := alike(old, _folded(name), free)) is not None:
                     self.partners[old] = number
@@ -152,7 +152,7 @@ class _Import:
         self.done.renumbered = [(old, self.partners[old]) for old in names if self.partners[old] != int(old)]
 
     def _by_key(self) -> Callable[[str, str, dict[int, str]], int | None]:
-        """Whoever has an old partner's API key is that partner, whatever their names are by now."""
+        """Whoever has an old partner's API key is that partner, whatever it is called by now."""
         holders: dict[str, list[int]] = {}
         for row in self.keys:
             number = self.held.get((row["principal"] or "").strip())
@@ -206,7 +206,8 @@ class _Import:
         await self.conn.execute(insert, values)
 
     async def _read_keys(self) -> None:
-        self.keys = await self.source.rows("partner_provider_credentials")
+        keys = await self.source.rows("partner_provider_credentials")
+        self.keys = sorted(keys, key=lambda row: int(row["timing_partner_id"] or 0))  # of two with one key the first
         self.providers = await self._runsignup()
         query = "select principal, timing_partner_id from partner_provider_credentials where provider_id = %s"
         self.held = dict(await (await self.conn.execute(query, [RUNSIGNUP])).fetchall())
@@ -251,7 +252,9 @@ class _Import:
         self.report(f"judging {rows.read:,} registrations")
         await self.conn.execute(statements.JUDGE)
         races.inserted = (await self.conn.execute(statements.RACES)).rowcount
+        races.left["stored"] = await self._count(statements.PLACED_RACES) - races.inserted
         events.inserted = (await self.conn.execute(statements.EVENTS)).rowcount
+        events.left["stored"] = await self._count(statements.PLACED_EVENTS) - events.inserted
         nameless = (await self.conn.execute(statements.NAMELESS_EVENTS)).rowcount
         events.inserted += nameless
         races.left["no_partner"] = await self._count(statements.UNPLACED_RACES)

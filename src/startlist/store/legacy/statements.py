@@ -10,15 +10,16 @@ create or replace function pg_temp.as_flag(given text) returns boolean language 
 $$ select case when lower(given) in ('t', 'true', '1', 'yes') then true
                when lower(given) in ('f', 'false', '0', 'no') then false end $$;
 
+-- Days and instants beyond these years are typing errors, which PostgreSQL keeps and few programs can read.
 create or replace function pg_temp.as_day(given text) returns date language plpgsql immutable strict as $$
 begin
-    return case when isfinite(given::date) then given::date end;
+    return case when given::date between '0001-01-01' and '9999-12-31' then given::date end;
 exception when data_exception then return null;
 end $$;
 
 create or replace function pg_temp.as_instant(given text) returns timestamptz language plpgsql stable strict as $$
 begin
-    return case when isfinite(given::timestamptz) then given::timestamptz end;
+    return case when given::timestamptz between '0001-01-02' and '9999-12-30' then given::timestamptz end;
 exception when data_exception then return null;
 end $$;
 
@@ -32,7 +33,7 @@ begin
         return pg_temp.as_instant(given);
     end if;
     there := given;
-    return case when isfinite(there) then coalesce(
+    return case when there between '0001-01-02' and '9999-12-30' then coalesce(
         (select min(one) from (values (there at time zone zone - interval '1 hour'),
                                       (there at time zone zone - interval '30 minutes')) as earlier (one)
          where one at time zone zone = there),
@@ -113,7 +114,8 @@ select r.line, r.partner, r.race_id, r.event_id, r.registration_id, r.fetched,
             when r.partner is null then 'unknown_partner'
             when r.place > 1 then 'duplicate'
             when t.registration_id is not null then 'stored'
-            when s.first_full_at is not null then 'not_in_runsignup' end as reason
+            when s.first_full_at is not null then 'not_in_runsignup'
+            when s.purged_at is not null then 'purged' end as reason
 from ranked r
 left join runsignup_participants t
     on t.timing_partner_id = r.partner and t.event_id = r.event_id and t.registration_id = r.registration_id
@@ -133,7 +135,10 @@ select o.timing_partner_id, o.race_id, c.credential_id, r.name, z.name, r.url, p
            'external_results_url', r.external_results_url, 'fb_page_id', r.fb_page_id, 'fb_event_id', r.fb_event_id,
            'logo_url', r.logo_url, 'next_end_date', r.next_end_date, 'last_end_date', r.last_end_date,
            'real_time_notifications_enabled',
-           case pg_temp.as_flag(r.real_time_notifications_enabled) when true then 'T' when false then 'F' end)),
+           case pg_temp.as_flag(r.real_time_notifications_enabled) when true then 'T' when false then 'F' end,
+           'legacy', nullif(jsonb_strip_nulls(jsonb_build_object(
+               'next_date', case when pg_temp.as_day(r.next_date) is null then nullif(r.next_date, '') end,
+               'last_date', case when pg_temp.as_day(r.last_date) is null then nullif(r.last_date, '') end)), '{}'))),
        coalesce(pg_temp.as_instant(r.created_at), now())
 from legacy_owners o
 left join legacy_races r on pg_temp.as_id(r.race_id) = o.race_id
@@ -151,19 +156,24 @@ insert into runsignup_events
      race_day, distance, age_calc_base_date, registration_opens, giveaway, volunteer, require_dob, require_phone,
      additional_data, first_seen_at)
 select o.timing_partner_id, pg_temp.as_id(e.event_id), o.race_id, pg_temp.as_id(e.race_event_days_id), e.name,
-       e.event_type, s.start_time, pg_temp.as_start(e.end_time, z.zone), z.zone,
+       e.event_type, s.start_time, s.end_time, z.zone,
        (s.start_time at time zone z.zone)::date, e.distance, pg_temp.as_day(e.age_calc_base_date),
        pg_temp.as_instant(e.registration_opens), e.giveaway, pg_temp.as_flag(e.volunteer),
        pg_temp.as_flag(e.require_dob), pg_temp.as_flag(e.require_phone),
        coalesce(pg_temp.as_object(e.additional_data), '{}')
-           || jsonb_strip_nulls(jsonb_build_object('details', e.details)),
+           || jsonb_strip_nulls(jsonb_build_object('details', e.details, 'legacy', nullif(jsonb_strip_nulls(
+                  jsonb_build_object(
+                      'start_time', case when s.start_time is null then nullif(e.start_time, '') end,
+                      'end_time', case when s.end_time is null then nullif(e.end_time, '') end)), '{}'))),
        coalesce(pg_temp.as_instant(e.created_at), now())
 from legacy_events e
 join legacy_owners o on o.race_id = pg_temp.as_id(e.race_id)
 left join legacy_races r on pg_temp.as_id(r.race_id) = o.race_id
 left join legacy_zones k on k.name = r.timezone
 cross join lateral (select coalesce(k.name, 'America/New_York') as zone) as z
-cross join lateral (select pg_temp.as_start(e.start_time, z.zone) as start_time) as s
+cross join lateral (
+    select pg_temp.as_start(e.start_time, z.zone) as start_time, pg_temp.as_start(e.end_time, z.zone) as end_time
+) as s
 where pg_temp.as_id(e.event_id) is not null
 on conflict do nothing
 """
@@ -232,6 +242,14 @@ on conflict do nothing
 """
 
 REASONS = "select coalesce(reason, 'inserted'), count(*) from legacy_rows group by 1"
+
+# Of each partner that had it.
+PLACED_RACES = "select count(*) from legacy_owners"
+
+PLACED_EVENTS = """
+select count(*) from legacy_events e join legacy_owners o on o.race_id = pg_temp.as_id(e.race_id)
+where pg_temp.as_id(e.event_id) is not null
+"""
 
 UNPLACED_RACES = """
 select count(*) from legacy_races r
