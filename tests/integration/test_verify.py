@@ -50,6 +50,12 @@ PLANTED = {
         " where registration_id = %s",
         "additional_data.zz",
     ),
+    "another null": (
+        "update runsignup_participants set additional_data = additional_data - 'usatf_discount_additional_field'"
+        " where registration_id = %s",
+        "additional_data.usatf_discount_additional_field",
+    ),
+    "another race": ("update runsignup_participants set race_id = 1 where registration_id = %s", "race_id"),
     "lost row": ("delete from runsignup_participants where registration_id = %s", "state"),
     "wrong removal": ("update runsignup_participants set removed_at = now() where registration_id = %s", "state"),
     "wrongly missing": ("update runsignup_participants set missing_since = now() where registration_id = %s", "state"),
@@ -73,15 +79,27 @@ async def test_a_planted_difference_is_found_and_mended(rig: Rig, planted: str) 
     assert [name for name in credential if "silent" in name and credential[name] is not None] == []
 
 
-async def test_a_silent_edit_is_a_difference_and_a_loud_one_comes_with_the_next_sync(rig: Rig) -> None:
+async def test_a_silent_edit_is_a_difference_and_so_is_what_the_next_sync_brings(rig: Rig) -> None:
     await rig.sync()
     rig.control.assign_bib(PERSON, "77", silent=True)
     found = await verified(rig)
-    assert [one.field for one in found.differences] == ["bib_num"]
+    assert [(one.field, one.newer) for one in found.differences] == [("bib_num", False)]
     assert (await verified(rig, repair=True)).result == "complete"
+    rig.control.clock(advance=60)
     rig.control.assign_bib(PERSON + 1, "78")
+    (entered,) = rig.control.register(FIRST)
+    rig.control.refund(PERSON + 2)
     found = await verified(rig)
-    assert (found.result, found.newer) == ("complete", 1)
+    assert (found.result, found.newer) == ("differs", 3)
+    told = [(one.registration_id, one.field, one.ours, one.newer) for one in found.differences]
+    for one in (
+        (PERSON + 1, "bib_num", None, True),
+        (entered, "state", "not stored", True),
+        (PERSON + 2, "state", "active", True),
+    ):
+        assert one in told
+    assert (await verified(rig, repair=True)).result == "complete"
+    await rig.assert_truth()
 
 
 async def test_the_start_time_is_compared_and_mended(rig: Rig) -> None:
@@ -143,15 +161,17 @@ async def test_stored_as_removed_and_in_neither_list(rig: Rig) -> None:
     ]
 
 
-async def test_a_race_that_runsignup_changed_is_newer_and_not_wrong(rig: Rig) -> None:
+async def test_a_race_that_runsignup_changed_differs_until_the_next_sync(rig: Rig) -> None:
     await rig.sync()
     rig.control.clock(advance=120)  # its last change is told by the minute
     rig.control.edit_race(RACE, name="Another name")
     found = await verified(rig)
-    assert (found.result, found.newer) == ("complete", 1)
+    assert [(one.field, one.newer) for one in found.differences] == [("race name", True)]
+    assert found.newer == 1
     await rig.sync(race_id=RACE)
+    assert (await verified(rig)).result == "complete"
     rig.control.edit_race(RACE, name="A third name", silent=True)
-    assert [one.field for one in (await verified(rig)).differences] == ["race name"]
+    assert [(one.field, one.newer) for one in (await verified(rig)).differences] == [("race name", False)]
 
 
 async def test_of_past_events_nothing_is_told_unless_the_race_is_over(rig: Rig) -> None:
@@ -175,6 +195,52 @@ async def test_what_is_listed_and_was_never_stored_is_told_and_mended(rig: Rig) 
     mended = await all_verified(rig, repair=True)
     assert [(one.result, one.repair) for one in mended.races] == [("complete", "done")] * 2
     await rig.assert_truth()
+
+
+HELD_AS_GONE = {
+    "an event": ("update runsignup_events set gone_at = now() where event_id = %s", FIRST, f"event {FIRST}"),
+    "all events": ("update runsignup_events set gone_at = now() where race_id = %s", RACE, f"event {FIRST}"),
+    "the race": ("update runsignup_races set gone_at = now() where race_id = %s", RACE, "race"),
+}
+
+
+@pytest.mark.parametrize("planted", HELD_AS_GONE)
+@pytest.mark.parametrize("race_id", [None, RACE], ids=["all races", "one race"])
+async def test_what_is_held_as_gone_and_is_listed_is_told_and_mended(
+    rig: Rig, planted: str, race_id: int | None
+) -> None:
+    await rig.sync()
+    statement, number, field = HELD_AS_GONE[planted]
+    await rig.conn.execute(statement.encode(), [number])
+    rig.control.register(FIRST)
+    async with rig.context() as context:
+        found = await verify(context, Options(race_id=race_id))
+        mended = await verify(context, Options(race_id=race_id), repair=True)
+    assert (field, "held as gone") in [(one.field, one.ours) for one in found.races[0].differences]
+    assert (found.exit_status, mended.exit_status) == (1, 0)
+    await rig.assert_truth()
+
+
+async def test_an_event_whose_first_pass_failed_is_no_part_of_a_complete_list(rig: Rig) -> None:
+    await rig.sync()
+    rig.control.clock(advance=120)
+    added = rig.control.add_event(RACE, "Kids")
+    rig.control.register(added)
+    rig.control.fault("http", status=503, match={"endpoint": "participants"}, times=None)
+    assert (await rig.sync()).exit_status == 1
+    rig.control.clear_faults()
+    assert (await verified(rig)).result == "differs"
+    assert (await verified(rig, repair=True)).result == "complete"
+    await rig.assert_truth()
+
+
+async def test_what_a_repair_leaves_is_no_repair_done(rig: Rig) -> None:
+    await rig.sync()
+    for number in (await numbers(rig))[:20]:
+        rig.control.vanish(registration_id=number)
+    found = await verified(rig, repair=True)
+    assert (found.result, found.repair) == ("differs", "failed")
+    assert "--accept-missing" in (found.repair_error or "")
 
 
 async def test_the_list_of_a_wrong_secret_is_nobodys(rig: Rig) -> None:

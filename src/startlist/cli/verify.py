@@ -34,9 +34,9 @@ def verify(
 ) -> None:
     """Read RunSignup afresh and compare every registration and every field with what is stored.
 
-    What RunSignup changed since the last sync is no fault: it comes with the next one. A race or an event that
-    RunSignup lists and that was never stored is told too. Each run leaves a certificate for each race in
-    sync_verifications.
+    What RunSignup changed since the last sync differs like all else, since it is not stored yet; it is said how much
+    that is. A race or an event that RunSignup lists and that was never stored, or is held as gone, is told too. Each
+    run leaves a certificate for each race in sync_verifications.
 
     With --account it asks instead, for each API key, whether the account can be relied on: a call that needs the key's
     rights, a full pass of the future events (which is stored), what RunSignup answers to "changed in 24 hours, 7 days,
@@ -115,18 +115,19 @@ def _say(one: Verified, timezone: str | None) -> None:
         say(f"{race}: could not be verified: {one.error}")
         return
     as_of = "" if one.as_of is None else f", as of {words.local(one.as_of, one.timezone):%H:%M:%S %Z}"
-    newer = f"; {words.counted(one.newer, 'record')} newer in RunSignup, to come with the next sync"
-    newer = newer if one.newer else ""
     if not one.differences:
         mended = "mended, and now " if one.repair == "done" else ""
         say(
             f"{race}: {mended}complete: {one.active:,} active, {one.removed:,} removed,"
-            f" {words.counted(one.values_compared, 'value')} compared{as_of}{newer}."
+            f" {words.counted(one.values_compared, 'value')} compared{as_of}."
         )
         return
-    say(f"{race}: {words.counted(len(one.differences), 'difference')}{as_of}{newer}.")
+    say(f"{race}: {words.counted(len(one.differences), 'difference')}{as_of}.")
     lines = [
         [d.event_id, d.registration_id, " ".join(filter(None, (d.first_name, d.last_name))), d.field, d.ours, d.theirs]
         for d in one.differences
     ]
     table(["event", "registration", "runner", "field", "ours", "theirs"], lines, zone=zone_of(timezone))
+    if one.newer:
+        newer = words.counted(one.newer, "record")
+        say(f"{newer} of these RunSignup changed since the last pass: startlist sync --race {one.race_id} brings them.")

@@ -155,16 +155,19 @@ create temp table if not exists stage_registrations (
 """
 
 _KNOWN = """
-select event_id, registration_id, case when removed_at is null and missing_since is null then content_hash end,
+select event_id, registration_id, case when removed_at is null and missing_since is null then <hash> end,
        removed_at is not null, missing_since is not null
 """
 
+# A row that stands under another race has the hash of no record.
 KNOWN_IN_RANGE = """
 <known>
 from runsignup_participants
 where timing_partner_id = %(partner)s and event_id = any(%(events)s::bigint[])
   and registration_id > %(after)s and registration_id <= %(up_to)s
-""".replace("<known>", _KNOWN)
+""".replace("<known>", _KNOWN).replace(
+    "<hash>", "case when content_hash is null or race_id = %(race)s then content_hash else '' end"
+)
 
 # Key by key, whatever the planner believes of a table that it has no statistics of yet: that may be a first load, when
 # to go through all rows for each key looks cheap to it.
@@ -176,7 +179,7 @@ cross join lateral (
     where timing_partner_id = %(partner)s and event_id = asked.event and registration_id = asked.registration
     offset 0
 ) as stored
-""".replace("<known>", _KNOWN)
+""".replace("<known>", _KNOWN).replace("<hash>", "content_hash")
 
 # A key that was not sent is not a null: what is stored stays.
 KEEP_ABSENT = """
@@ -192,12 +195,17 @@ where t.timing_partner_id = s.timing_partner_id and t.event_id = s.event_id
   and cardinality(s.absent) > 0
 """
 
+# An event is of one race; a row of an event that was not asked says nothing of it.
+OF_THE_RACE: LiteralString = (
+    "case when s.event_id = any(%(asked)s::bigint[]) then s.race_id else t.race_id end as race_id"
+)
+
 # One scan decides all: what differs, who is back. The row is written when anything at all moved; a change is
 # gathered only for content. Rows with equal content keep their hash: other key order or escapes are no change. Of a row
 # that was imported RunSignup's first word is no change either.
 MERGE = """
 with judged as (
-    select s as fresh, s.event_id, s.registration_id, s.last_modified,
+    select s as fresh, s.event_id, s.registration_id, s.last_modified, (n.content ->> 'race_id')::bigint as race_id,
            d.differs,
            case when d.differs then differing(o.content, n.content) end as before,
            case when d.differs then differing(n.content, o.content) end as after,
@@ -218,6 +226,7 @@ with judged as (
 written as (
     update runsignup_participants as t
     set <content = fresh>,
+        race_id = j.race_id,
         last_modified = (j.fresh).last_modified,
         content_hash = (j.fresh).content_hash,
         changed_at = case when j.differs or j.found or j.restored then now() else t.changed_at end,
@@ -268,8 +277,8 @@ select (select count(*) from written),
 from gathered
 """
 MERGE = (
-    MERGE.replace("<t.content>", ", ".join(f"t.{name}" for name in _CONTENT))
-    .replace("<s.content>", ", ".join(f"s.{name}" for name in _CONTENT))
+    MERGE.replace("<t.content>", ", ".join(f"t.{name}" for name in (*_CONTENT, "race_id")))
+    .replace("<s.content>", ", ".join((*(f"s.{name}" for name in _CONTENT), OF_THE_RACE)))
     .replace("<content = fresh>", ", ".join(f"{name} = (j.fresh).{name}" for name in _CONTENT))
 )
 
@@ -341,7 +350,7 @@ async def _known(conn: Connection, scope: Scope, arrived: Sequence[Arrived], ans
     partner = {"partner": scope.timing_partner_id}
     if answered is not None:
         after, up_to = answered.after, _NO_END if answered.up_to is None else answered.up_to
-        values = {**partner, "events": answered.event_ids, "after": after, "up_to": up_to}
+        values = {**partner, "race": scope.race_id, "events": answered.event_ids, "after": after, "up_to": up_to}
         await _look_up(conn, KNOWN_IN_RANGE, values, known)
         asked = frozenset(answered.event_ids)  # a row may name an event that was not asked
         others = [row for row in arrived if row.event_id not in asked or not after < row.registration_id <= up_to]
@@ -396,6 +405,7 @@ async def _merge(conn: Connection, scope: Scope, differing: dict[Key, Arrived], 
     await stage(conn, scope, differing.values())
     values = {
         "partner": scope.timing_partner_id,
+        "asked": list(scope.asked),
         "announced": scope.announced(key[0] for key in differing),
         "last_query": scope.last_query,
     }

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from startlist.store import races, registrations
 from startlist.store.database import Connection
 from startlist.store.reading import rows
-from startlist.store.registrations import CONTENT_COLUMNS, Arrived, Key, Range, Scope
+from startlist.store.registrations import CONTENT_COLUMNS, OF_THE_RACE, Arrived, Key, Range, Scope
 from startlist.store.removals import Removal
 
 
@@ -63,8 +63,9 @@ cross join lateral (select to_jsonb(c) as content from (select <t>) as c) as o
 cross join lateral (select to_jsonb(c) as content from (select <s>) as c) as n
 where t.registration_id is null or t.removed_at is not null or t.missing_since is not null or o.content <> n.content
 """
-ACTIVE = ACTIVE.replace("<t>", ", ".join(f"t.{name}" for name in (*CONTENT_COLUMNS, "last_modified"))).replace(
-    "<s>", ", ".join(f"s.{name}" for name in (*CONTENT_COLUMNS, "last_modified"))
+COMPARED = (*CONTENT_COLUMNS, "last_modified", "race_id")
+ACTIVE = ACTIVE.replace("<t>", ", ".join(f"t.{name}" for name in COMPARED)).replace(
+    "<s>", ", ".join(OF_THE_RACE if name == "race_id" else f"s.{name}" for name in COMPARED)
 )
 
 ABSENT: LiteralString = """
@@ -117,7 +118,7 @@ async def compare_active(
     """What differs on a page of active registrations, and who is stored as active but not on it."""
     async with conn.transaction():
         await registrations.stage(conn, scope, page)
-        pairs = await rows(conn, ActivePair, ACTIVE, {})
+        pairs = await rows(conn, ActivePair, ACTIVE, {"asked": list(scope.asked)})
         if answered is None:
             return pairs, []
         values = {"events": answered.event_ids, "after": answered.after, "up_to": answered.up_to}
@@ -158,7 +159,10 @@ async def race_fields(
     found = _differing("race", stored, race, RACE_FIELDS)
     for event in events:
         what, row = f"event {event.event_id}", await _stored(conn, STORED_EVENT, [timing_partner_id, event.event_id])
-        found += _differing(what, row, event, EVENT_FIELDS) if row else [(what, "not stored", event.name)]
+        if not row or row["gone_at"] is not None:
+            found.append((what, "held as gone" if row else "not stored", event.name))
+        else:
+            found += _differing(what, row, event, EVENT_FIELDS)
     return found, stored.get("last_modified") != race.last_modified
 
 
@@ -175,8 +179,9 @@ STORED_RACE: LiteralString = "select * from runsignup_races where timing_partner
 STORED_EVENT: LiteralString = "select * from runsignup_events where timing_partner_id = %s and event_id = %s"
 RACE_FIELDS = ("name", "timezone", "url", "next_date", "last_date", "is_registration_open")
 EVENT_FIELDS = (
-    "race_event_days_id", "name", "event_type", "start_time", "end_time", "timezone", "distance", "distance_meters",
-    "age_calc_base_date", "registration_opens", "giveaway", "volunteer", "require_dob", "require_phone",
+    "race_id", "race_day", "race_event_days_id", "name", "event_type", "start_time", "end_time", "timezone",
+    "distance", "distance_meters", "age_calc_base_date", "registration_opens", "giveaway", "volunteer", "require_dob",
+    "require_phone",
 )  # fmt: skip
 
 

@@ -11,15 +11,19 @@ from startlist.runsignup import Event, ParticipantsPage, RemovedPage, RunSignup
 from startlist.store import stages, verifications
 from startlist.store.cursors import Cursor
 from startlist.store.database import Connection
-from startlist.store.registrations import CONTENT_COLUMNS, Key, Range, Scope
+from startlist.store.registrations import Key, Range, Scope
 from startlist.store.verifications import ActivePair
 
 WHO = tuple[str | None, str | None]
+ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field that is stored otherwise than RunSignup has it; event and registration are None for the race's own."""
+    """A field that is stored otherwise than RunSignup has it; event and registration are None for the race's own.
+
+    `newer`: RunSignup changed it since the last pass, so that the next one brings it.
+    """
 
     event_id: int | None
     registration_id: int | None
@@ -28,6 +32,7 @@ class Difference:
     field: str
     ours: Any
     theirs: Any
+    newer: bool = False
 
     @property
     def place(self) -> tuple[int | None, int | None, str]:
@@ -37,14 +42,18 @@ class Difference:
 
 @dataclass(slots=True)
 class Found:
-    """What one reading found. `newer`: registrations, and the race's record, that RunSignup changed since our pass."""
+    """What one reading found, and how much it compared."""
 
     differences: list[Difference] = field(default_factory=list)
-    newer: int = 0
     active: int = 0
     removed: int = 0
     values: int = 0
     as_of: datetime | None = None
+
+    @property
+    def newer(self) -> int:
+        """How many registrations, the race's record as one, differ because RunSignup changed them since our pass."""
+        return len({(one.event_id, one.registration_id) for one in self.differences if one.newer})
 
 
 class Reading:
@@ -82,10 +91,7 @@ class Reading:
         record = await self._client.race(race)
         kept = [event for event in record.events if event.event_id in self._scope.asked or self._counting(event)]
         fields, moved = await verifications.race_fields(self._conn, self._scope.timing_partner_id, record, kept)
-        if fields and moved:
-            self.found.newer += 1
-        else:
-            self.found.differences += [Difference(None, None, None, None, *one) for one in fields]
+        self.found.differences += [Difference(None, None, None, None, *one, newer=moved) for one in fields]
         async for page in self._client.participants(race, events):
             self._first(page.candidate)
             self._on_page(len(page.rows))
@@ -101,10 +107,8 @@ class Reading:
             for key in stored.keys() - self._named - self._contested.keys():
                 self._differs(key, stored[key], "state", "removed", "in neither list")
         for key, pair in self._contested.items():
-            if self._is_newer(key[0], pair.modified, self._cursor.participants_watermark):
-                self.found.newer += 1
-            else:
-                self._differs(key, (pair.first_name, pair.last_name), "state", "removed", "active")
+            newer = self._is_newer(key[0], pair.modified, self._cursor.participants_watermark)
+            self._differs(key, (pair.first_name, pair.last_name), "state", "removed", "active", newer=newer)
         return self.found
 
     def _first(self, candidate: int | None) -> None:
@@ -122,7 +126,7 @@ class Reading:
         for row in page.rows:
             self._absent.pop((row.event_id, row.registration_id), None)
         self.found.active += len(page.rows)
-        self.found.values += len(page.rows) * (len(CONTENT_COLUMNS) + 1)
+        self.found.values += len(page.rows) * len(verifications.COMPARED)
         for pair in pairs:
             self._judge(pair)
 
@@ -132,15 +136,16 @@ class Reading:
             self._contested[key] = pair
             return
         moved = pair.modified != pair.stored_modified
-        if moved and self._is_newer(pair.event_id, pair.modified, self._cursor.participants_watermark):
-            self.found.newer += 1
-        elif not pair.stored:
-            self._differs(key, who, "state", "not stored", "active")
-        else:
-            if pair.missing:
-                self._differs(key, who, "state", "missing", "active")
-            for name, ours, theirs in _flat("", pair.ours, pair.theirs):
-                self._differs(key, who, name, ours, theirs)
+        newer = moved and self._is_newer(pair.event_id, pair.modified, self._cursor.participants_watermark)
+        if not pair.stored:
+            self._differs(key, who, "state", "not stored", "active", newer=newer)
+            return
+        if pair.missing:
+            self._differs(key, who, "state", "missing", "active", newer=newer)
+        for column in sorted(pair.ours.keys() | pair.theirs.keys()):
+            ours, theirs = pair.ours.get(column), pair.theirs.get(column)
+            for name, own, sent in [*_flat(column, ours, theirs)] or [(column, ours, theirs)]:
+                self._differs(key, who, name, own, sent, newer=newer)
 
     async def _removed(self, page: RemovedPage) -> None:
         self._unreadable(page)
@@ -160,12 +165,12 @@ class Reading:
                 continue
             if not active and pair.same:
                 continue
-            if self._is_newer(pair.event_id, pair.modified, self._cursor.removed_watermark):
-                self.found.newer += 1
-            elif not pair.stored or active:
-                self._differs(key, who, "state", "active" if active else "not stored", "removed")
+            newer = self._is_newer(pair.event_id, pair.modified, self._cursor.removed_watermark)
+            if not pair.stored or active:
+                self._differs(key, who, "state", "active" if active else "not stored", "removed", newer=newer)
             else:
-                self._differs(key, who, "removal", "another record", "the record of the removed list")
+                told = "removal", "another record", "the record of the removed list"
+                self._differs(key, who, *told, newer=newer)
 
     def _unreadable(self, page: ParticipantsPage | RemovedPage) -> None:
         for bad in page.bad:
@@ -176,8 +181,8 @@ class Reading:
             else:
                 self._named.add((bad.event_id, bad.registration_id))
 
-    def _differs(self, key: Key, who: WHO, name: str, ours: Any, theirs: Any) -> None:
-        self.found.differences.append(Difference(*key, *who, name, ours, theirs))
+    def _differs(self, key: Key, who: WHO, name: str, ours: Any, theirs: Any, *, newer: bool = False) -> None:
+        self.found.differences.append(Difference(*key, *who, name, ours, theirs, newer))
 
     def _is_newer(self, event_id: int, modified: datetime | None, watermark: int | None) -> bool:
         """Whether the next sync brings this by itself."""
@@ -191,8 +196,9 @@ def _not_before(removal: datetime | None, active: datetime | None) -> bool:
 
 
 def _flat(path: str, ours: object, theirs: object) -> Iterator[tuple[str, object, object]]:
+    """The values that differ, with their path. A key that one side has not is no null, and true is not 1."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in sorted(ours.keys() | theirs.keys()):
-            yield from _flat(f"{path}.{key}" if path else key, ours.get(key), theirs.get(key))
-    elif ours != theirs:
+            yield from _flat(f"{path}.{key}", ours.get(key, ABSENT), theirs.get(key, ABSENT))
+    elif ours != theirs or isinstance(ours, bool) is not isinstance(theirs, bool):
         yield path, ours, theirs

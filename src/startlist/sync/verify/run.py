@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -83,7 +83,7 @@ async def verify(context: Context, options: Options, *, repair: bool = False) ->
     try:
         opened = await open_credentials(context, options.timing_partner_id)
         everybody = [_Partner(context, options, own, done) for own in opened]
-        known = options.race_id is not None and any([await one.stored() for one in everybody])
+        known = options.race_id is not None and any([await one.kept() for one in everybody])
         for one in everybody:
             await one.verify(repair=repair, listing=not known)
         if not done.races and not done.errors:
@@ -108,9 +108,8 @@ class _Partner:
 
     async def verify(self, *, repair: bool, listing: bool) -> None:
         """Verify its races one after the other; `listing`: races that are only listed may be meant too."""
-        stored = await self.stored()
-        unknown = await self._list(stored) if listing else []
-        kept = [race.race_id for race in stored.values() if race.gone_at is None and self._wanted(race)]
+        kept = await self.kept()
+        unknown = await self._list(kept) if listing else []
         self.context.progress.partner_planned(self.partner, self.own[0].company_name, len(kept) + len(unknown))
         for race_id in kept + unknown:
             verified = await self._race(race_id)
@@ -118,11 +117,17 @@ class _Partner:
                 how, why = await self._repair(verified)
                 if how != "held":
                     verified = await self._race(race_id)
+                if how == "partial":  # what it could not mend is the matter of this race alone where it shows
+                    how, why = ("failed", why) if verified.differences else ("done", None)
                 verified.repair, verified.repair_error = how, why
             self.done.races.append(verified)
             self.context.progress.race_verified(self.partner, race_id)
 
-    async def stored(self, race_id: int | None = None) -> dict[int, StoredRace]:
+    async def kept(self) -> list[int]:
+        """The races that the options select of which something is kept fresh."""
+        return [race.race_id for race in (await self._stored()).values() if self._wanted(race)]
+
+    async def _stored(self, race_id: int | None = None) -> dict[int, StoredRace]:
         """The stored races that the options select, or the one."""
         options = self.options
         async with self.context.admin() as conn:
@@ -131,6 +136,9 @@ class _Partner:
             )
 
     def _wanted(self, race: StoredRace) -> frozenset[int]:
+        """Its events that are kept fresh."""
+        if race.gone_at is not None:
+            return frozenset()
         return wanted_events(race, [], self.options, self.context.now()).event_ids
 
     def _counts(self, event: Event) -> bool:
@@ -138,8 +146,8 @@ class _Partner:
         listed = race is not None and any(other.event_id == event.event_id for other in race.events)
         return counts(event, self.options.include_past_days, self.context.now(), listed=listed)
 
-    async def _list(self, stored: dict[int, StoredRace]) -> list[int]:
-        """Read the race lists; returns the races on them that count and are not stored.
+    async def _list(self, kept: Collection[int]) -> list[int]:
+        """Read the race lists; returns the races on them that count and are not kept fresh.
 
         A key that RunSignup does not know is answered with everybody's races: it must have read one of its own first.
         """
@@ -153,24 +161,26 @@ class _Partner:
                 continue
             self.listed |= work.listed
             coming = {number for number, race in work.listed.items() if any(map(self._counts, race.events))}
-            new = {n for n in coming - stored.keys() - unknown if self.options.race_id in (None, n)}
+            new = {n for n in coming.difference(kept, unknown) if self.options.race_id in (None, n)}
             if new and await work.prove():
                 unknown |= new
         self.done.errors += [f"{told.company_name}: {error}" for error in told.errors]
         return sorted(unknown)
 
     async def _race(self, race_id: int) -> Verified:
-        race = (await self.stored(race_id)).get(race_id)
-        if race is not None:
-            return await _verify_race(self.context, self.own, race, self._wanted(race), self._counts)
-        sent = self.listed[race_id]
-        events = frozenset(event.event_id for event in sent.events if self._counts(event))
-        found = Found(differences=[Difference(None, None, None, None, "race", "not stored", sent.name)])
+        race, sent = (await self._stored(race_id)).get(race_id), self.listed.get(race_id)
+        fresh = frozenset() if race is None else self._wanted(race)
+        if race is not None and (fresh or sent is None):
+            return await _verify_race(self.context, self.own, race, fresh, self._counts)
+        assert sent is not None  # noqa: S101 - a race that is not stored is on a list
+        coming = [event for event in sent.events if self._counts(event)]
+        found = Found(differences=[Difference(None, None, None, None, *one) for one in _lacking(race, sent, coming)])
         async with self.context.admin() as conn:
             began = await cursors.clock(conn)
             return await _certified(
-                self.context, conn, (self.partner, race_id), sent.name, sent.timezone, events, began, found, None
-            )
+                self.context, conn, (self.partner, race_id), sent.name, sent.timezone,
+                frozenset(event.event_id for event in coming), began, found, None,
+            )  # fmt: skip
 
     async def _repair(self, verified: Verified) -> tuple[str, str | None]:
         """A full pass, under the race's lock, that believes no stored hash of what differs; its changes are written.
@@ -194,7 +204,18 @@ class _Partner:
             return "held", "another run holds this race; try again when it is done"
         failed = [error for status, error in ended if status == "failed"]
         failed += [error for partner in done.partners for error in partner.errors]
-        return ("failed", "; ".join(filter(None, failed))) if failed or not ended else ("done", None)
+        if failed or not ended:
+            return "failed", "; ".join(filter(None, failed))
+        partial = [error for status, error in ended if status == "partial"]
+        return ("partial", "; ".join(filter(None, partial))) if partial else ("done", None)
+
+
+def _lacking(race: StoredRace | None, sent: Race, coming: Collection[Event]) -> list[tuple[str, str, str | None]]:
+    """What is to be kept fresh of a race that is listed, and is not: name, ours, theirs."""
+    if race is None or race.gone_at is not None:
+        return [("race", "not stored" if race is None else "held as gone", sent.name)]
+    gone = {event.event_id for event in race.events if event.gone_at is not None}
+    return [(f"event {e.event_id}", "held as gone" if e.event_id in gone else "not stored", e.name) for e in coming]
 
 
 async def sync_within(context: Context, options: Options) -> Summary:
