@@ -238,8 +238,9 @@ class Model:
         if due is not None:
             self._plan(race, due.at.timestamp(), due.rank, due.period, stretch)
             if outcome == Ended():  # who is put off, or failed, is late by what was planned before
-                race.planned = max(due.period * stretch, race.next_sync_at - self.engine.now)
-                race.stale_at = race.next_sync_at + due.period * stretch + 60
+                longest = due.period * cadence.stretched(due.at, stretch)
+                race.planned = max(longest, race.next_sync_at - self.engine.now)
+                race.stale_at = race.next_sync_at + longest + 60
             if due.rank is Rank.RACE_DAY:
                 self.told.stretches.append((stretch, self._floor[race.credential_id]))
 

@@ -83,6 +83,7 @@ FAULTS: dict[str, tuple[str, set[int | None], Callable[[Stored], object]]] = {
     "moved from a removed one": ("moved_bibs", {1013}, bib_of_removed),
     "no bib": ("without_bib", {1023}, change("bib_num = null, chip_num = null", 1023)),
     "no gender": ("without_category", {1012}, change("gender = null", 1012)),
+    "blank gender": ("without_category", {1012}, change("gender = ' '", 1012)),
     "no age": ("without_category", {1012}, change("age = null, dob = null", 1012)),
     "twice by user": ("twice", {1012, 1015}, again("dob = null")),
     "twice by birthday": ("twice", {1012, 1015}, again("user_id = 77")),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.scheduling import Schedule
+from tests.scheduling import Schedule, in_zone
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -35,6 +35,18 @@ async def test_a_race_that_a_sync_stored_is_due_and_then_every_four_hours(at: Sc
     assert (await rig.one("select trigger, command from sync_runs order by run_id desc limit 1"))[
         "trigger"
     ] == "schedule"
+
+
+async def test_a_sync_by_hand_makes_a_stale_race_fresh_though_no_scheduler_runs(at: Schedule, rig: Rig) -> None:
+    await at.turn()
+    await rig.conn.execute(
+        "update sync_cursors set next_sync_at = now() - interval '1 day', planned_at = now() - interval '2 days',"
+        " stale_at = now() - interval '1 hour'"
+    )
+    await rig.sync()
+    row = await rig.one("select stale_at - now() as left, next_sync_at < now() as due from sync_cursors")
+    assert 4 * HOUR < row["left"] <= 4 * HOUR + MINUTE
+    assert row["due"]
 
 
 async def test_a_job_that_comes_twice_finds_nothing_to_do(at: Schedule) -> None:
@@ -217,6 +229,34 @@ async def test_a_time_further_off_than_any_cadence_makes_a_race_due(at: Schedule
     assert await at.due() == [RACE]
     await at.turn()
     assert await at.wait() <= 4 * HOUR
+
+
+async def test_after_a_clock_was_set_back_nothing_counts_as_young_for_all_that_time(at: Schedule, rig: Rig) -> None:
+    for event in (FIRST, SECOND):
+        await at.gun(event, 2 * HOUR)
+    await at.turn()
+    later = "interval '5 hours'"
+    await rig.conn.execute(f"update runsignup_races set record_read_at = record_read_at + {later}".encode())
+    await rig.conn.execute(
+        f"update sync_cursors set last_full_at = last_full_at + {later}, next_sync_at = next_sync_at + {later},"
+        f" planned_at = planned_at + {later}, stale_at = stale_at + {later}".encode()
+    )
+    added = rig.control.add_event(RACE, "Kids", start_time=in_zone(datetime.now(UTC) + 3 * HOUR))
+    assert "race" in [call["endpoint"] for call in await at.turn()]
+    assert (await rig.last_pass())["sync_type"] == "full"
+    assert added in (await rig.cursor())["event_ids"]
+    # A race that waits is stale when it would have been by the clock as it is.
+    await rig.conn.execute(
+        f"update sync_cursors set next_sync_at = now() + {later}, planned_at = now() + {later},"
+        f" stale_at = now() + {later}".encode()
+    )
+    await rig.conn.execute(f"update api_calls set reserved_at = now() + {later}".encode())
+    used = await rig.count("api_calls")
+    await rig.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [used])
+    assert await at.turn() == []
+    assert await at.wait() <= timedelta(seconds=3_606)
+    row = await rig.one("select stale_at - now() as left from sync_cursors")
+    assert row["left"] <= 15 * MINUTE
 
 
 async def test_a_clock_that_was_set_forward_costs_one_pass_for_all_that_was_missed(at: Schedule, rig: Rig) -> None:
@@ -417,6 +457,33 @@ async def test_a_stopped_credential_holds_its_races_back_until_it_is_rotated(at:
     assert await at.due() == [RACE]
     await at.turn()
     assert await at.due() == []
+    await at.lists()
+    assert await at.due() == [RACE]  # all of its races, whenever they would come by their cadence
+
+
+async def test_a_key_that_is_refused_takes_no_other_key_of_its_partner_with_it(at: Schedule, rig: Rig) -> None:
+    (first,) = rig.control.partners()
+    second = rig.control.add_partner("Peak Timing", "v2")["key"]
+    races = [RACE, *(rig.control.add_race(f"Race {number}", keys=[first["key"]]) for number in range(3))]
+    own = rig.control.add_race("The other key's", keys=[second])
+    for race in (*races[1:], own):
+        rig.control.register(rig.control.add_event(race, in_days=3), 2)
+    await rig.adopt()
+    await rig.sync()
+    await at.adopt()
+    await rig.conn.execute("update api_calls set reserved_at = reserved_at - interval '2 hours'")
+    rig.control.revoke_key(first["key"])
+    for race in races:
+        await at.make_due(race)
+        await at.turn(race)
+    for race in races:  # each is tried with the other key, once, and not at every cadence
+        await at.make_due(race)
+        await at.turn(race)
+        assert await at.wait(race) > 59 * MINUTE
+    keys = await rig.rows("select credential_id, stopped_at from partner_provider_credentials order by 1")
+    assert [(key["credential_id"], key["stopped_at"] is not None) for key in keys] == [(1, True), (2, False)]
+    await at.make_due(own)
+    assert {call["error_code"] for call in await at.turn(own)} == {None}
 
 
 async def test_a_race_that_its_credential_may_not_read_is_read_with_the_partners_other_one(

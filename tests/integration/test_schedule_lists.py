@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from startlist.schedule.daily import LISTINGS, upcoming
-from startlist.store import history, processes
+from startlist.store import history, metrics, partners, processes
 from tests.scheduling import NEW_YORK, Schedule
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
@@ -107,6 +107,37 @@ async def test_a_list_that_cannot_be_read_is_tried_again_soon(at: Schedule, rig:
     await at.lists()
     assert (await rig.one("select list_failures from partner_provider_credentials"))["list_failures"] == 0
     assert await rig.count("runsignup_races") == 1
+
+
+async def test_a_list_that_cannot_be_read_for_long_is_told_until_it_can(at: Schedule, rig: Rig) -> None:
+    rig.control.fault("http", status=503, match={"endpoint": "races"}, times=None)
+    for _ in range(partners.LIST_FAILURES):
+        await at.lists()
+    (state,) = await partners.states(rig.conn, rig.settings)
+    assert state.unlisted
+    found = await metrics.read_metrics(rig.database, rig.conn, rig.settings)
+    assert any("race list cannot be read: 1" in problem for problem in found.problems)
+    rig.control.clear_faults()
+    await rig.sync()  # a sync shows it as well
+    (state,) = await partners.states(rig.conn, rig.settings)
+    assert not state.unlisted
+
+
+@pytest.mark.parametrize("paused", ["list", "proof"])
+async def test_a_key_that_must_wait_holds_up_no_list_but_its_own(paused: str, at: Schedule, rig: Rig) -> None:
+    (first,) = rig.control.partners()
+    second = rig.control.add_partner("Peak Timing", "v2")["key"]
+    await rig.adopt()
+    rig.control.register(rig.control.add_event(rig.control.add_race("New", keys=[second]), in_days=3))
+    where = {"endpoint": "races"} if paused == "list" else {"endpoint": "participants"}
+    rig.control.fault("http", status=429, retry_after=7_200, match=where | {"key": first["name"]}, times=None)
+    await at.lists()
+    rows = await rig.rows(
+        "select next_list_at - now() between interval '119 minutes' and interval '121 minutes' as waits, base_at"
+        " from partner_provider_credentials order by credential_id"
+    )
+    assert [(row["waits"], row["base_at"] is None) for row in rows] == [(True, True), (False, False)]
+    assert (await rig.one("select name from runsignup_races where credential_id = 2"))["name"] == "New"
 
 
 async def test_a_list_waits_for_calls_in_the_database(at: Schedule, rig: Rig) -> None:

@@ -150,6 +150,17 @@ def test_the_grids_nest(race_id: int, offset: float, stretch: float) -> None:
     assert routine.at in [due.at for due in walk(minute, routine.at - 2 * HOUR, routine.at + HOUR, stretch)]
 
 
+@given(race_id=st.integers(1, 10**9), offset=st.floats(0, 86_400), stretch=st.floats(1.0, 50.0))
+def test_routine_is_never_stretched_and_nothing_is_read_less_often(race_id: int, offset: float, stretch: float) -> None:
+    of = cadence(GUN, race_id=race_id)
+    far = GUN - timedelta(days=30, seconds=offset)
+    assert of.next_due(far, stretch) == of.next_due(far)
+    assert of.stretched(far, stretch) == 1
+    assert of.full_every(far, fits_one_page=True, stretch=stretch) == of.full_every(far, fits_one_page=True)
+    times = [due.at for due in walk(of, GUN - timedelta(days=9), GUN, stretch)]
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 4 * HOUR
+
+
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_races_have_phases_of_their_own(one: int, other: int) -> None:
     first, second = cadence(GUN, race_id=one), cadence(GUN, race_id=other)

@@ -32,7 +32,7 @@ def a_class(rank: str, stale: int) -> dict[str, Any]:
 def a_key(credential_id: int, *, stopped: bool) -> CredentialState:
     return CredentialState(
         7, 'Acme "Timing"', "timer@example.com", credential_id, PRINCIPAL, "legacy", 1000, 40, None,
-        NOW if stopped else None, None, None, None,
+        NOW if stopped else None, None, None, None, 2,
     )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def test_keys_are_told_by_number_never_by_what_is_secret_or_a_name() -> None:
     told = samples(found)
     assert (told["startlist_key_stopped", "3", "7"], told["startlist_key_stopped", "4", "7"]) == (1, 0)
     assert told["startlist_calls_last_hour", "4", "7"] == 40
+    assert told["startlist_list_failures", "4", "7"] == 2
 
 
 def test_problems_are_a_missing_scheduler_stale_races_and_stopped_keys() -> None:

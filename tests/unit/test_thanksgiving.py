@@ -14,8 +14,8 @@ from benchmarks.thanksgiving.world import morning
 def rehearsal(request: pytest.FixtureRequest) -> Morning:
     """Three races for each of 20 keys; as many calls as they need in neither case."""
     latency, calls_per_hour = request.param
-    small = morning(3, partners=20, races=60, registrations=20_000, calls_per_hour=calls_per_hour)
-    return rehearsed(small, latency, seed=3)
+    small = morning(4, partners=20, races=60, registrations=20_000, calls_per_hour=calls_per_hour)
+    return rehearsed(small, latency, seed=4)
 
 
 def test_no_key_goes_above_its_hour_and_no_pass_runs_twice_at_once(rehearsal: Morning) -> None:

@@ -103,8 +103,18 @@ def _overdue(database: Database, found: Status) -> Iterator[str]:
         yield "no scheduler runs: startlist serve"
     for one in stopped:
         yield f"timing partner {one.timing_partner_id} ({one.company_name}): API key {one.principal} is stopped"
+    for one in found.credentials:
+        if one.unlisted and one.stopped_at is None:
+            yield f"timing partner {one.timing_partner_id} ({one.company_name}): {_unlisted(one)}"
     for race in late:
         yield f"{_title(race)}: {freshness.stale(race, found.holders.at)}"
+
+
+def _unlisted(one: CredentialState) -> str:
+    return (
+        f"the race list of API key {one.principal} could not be read {one.list_failures} times in a row: new races may"
+        " be missing; startlist sync says why"
+    )
 
 
 def _judge(database: Database, found: Status, race: RaceState) -> _Judged:
@@ -127,6 +137,8 @@ def _general(database: Database, found: Status, filters: Filters) -> Iterator[st
             )
         elif one.paused_until is not None:
             yield f"{who}: RunSignup asked API key {one.principal} for patience until {_utc(one.paused_until)}"
+        elif one.unlisted:
+            yield f"{who}: {_unlisted(one)}"
         elif not _calls_left(one):
             yield f"{who}: API key {one.principal} has used its {one.calls_per_hour} calls of this hour"
     for partner, count in sorted(found.unlisted_quarantine.items()):

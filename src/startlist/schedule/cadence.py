@@ -2,7 +2,8 @@
 
 Time is cut into windows around the race days; where several overlap, the shortest period wins. A race is due on a grid:
 at its phase, and every period from there on. All periods share one phase and each divides the next longer one, so that
-the grids nest and no gap is longer than the longest period in it, also where one window meets the next.
+the grids nest and no gap is longer than the longest period in it, also where one window meets the next. Where calls do
+not suffice, the periods of race day and race week are stretched; routine's grid, which never is, lies below them.
 """
 
 from __future__ import annotations
@@ -146,14 +147,20 @@ class Cadence:
         return self._period(now.timestamp())
 
     def next_due(self, now: datetime, stretch: float = 1.0) -> Due | None:
-        """The first instant after `now` at which the race is due; None when it will not be again."""
+        """The first instant after `now` at which the race is due; None when it will not be again.
+
+        `stretch` is what race day and race week are stretched by; routine never is.
+        """
         at = now.timestamp()
         edges = sorted({edge for w in self._windows for edge in (w.begin, w.end) if at < edge < math.inf})
         begin = at
         for end in (*edges, math.inf):
             period = self._period(begin)
             if period is not None:
-                found = self._on_grid(now if begin == at else None, begin, period, stretch)
+                after, longer = now if begin == at else None, self._stretched(begin, stretch)
+                found = self._on_grid(after, begin, period, longer)
+                if longer > 1.0:  # and never less often than far from its day: no gap where one window meets the next
+                    found = min(found, self._on_grid(after, begin, max(period, self.rhythm.routine), 1.0))
                 if found.timestamp() < end:
                     return Due(found, period, self._rank(found.timestamp()))
             begin = end
@@ -181,7 +188,7 @@ class Cadence:
         """How old the last full pass may be; somewhat different for each race, so that they do not all come at once."""
         ages = self.rhythm.full_small if fits_one_page else self.rhythm.full_large
         age = {Rank.RACE_DAY: ages[0], Rank.RACE_WEEK: ages[1]}.get(self.rank(now), ages[2])
-        return timedelta(seconds=age * (1 - SPREAD * self._spread) * max(stretch, 1.0))
+        return timedelta(seconds=age * (1 - SPREAD * self._spread) * self.stretched(now, stretch))
 
     def record_every(self, now: datetime, stretch: float = 1.0) -> timedelta:
         """How old the race's own record may be."""
@@ -190,7 +197,11 @@ class Cadence:
             age = on_race_day
         else:
             age = near if self.period(now) == self.rhythm.near else else_
-        return timedelta(seconds=age * max(stretch, 1.0))
+        return timedelta(seconds=age * self.stretched(now, stretch))
+
+    def stretched(self, now: datetime, stretch: float) -> float:
+        """By what the race's periods are lengthened at an instant: of race day and race week only."""
+        return self._stretched(now.timestamp(), stretch)
 
     def calls_per_hour(self, now: datetime, *, full_calls: int = CALLS_OF_A_PASS, all_full: bool = False) -> float:
         """The calls that the race asks for in an hour as it is at an instant, before anything is stretched.
@@ -225,9 +236,12 @@ class Cadence:
     def _rank(self, at: float) -> Rank:
         return max((w.rank for w in self._windows if w.begin <= at < w.end), default=Rank.ROUTINE)
 
+    def _stretched(self, at: float, stretch: float) -> float:
+        return max(stretch, 1.0) if self._rank(at) > Rank.ROUTINE else 1.0
+
     def _on_grid(self, after: datetime | None, begin: float, period: float, stretch: float) -> datetime:
         """The first instant of a grid after an instant, or else from `begin` on. In whole microseconds: no rounding."""
-        step = timedelta(seconds=period) * math.ceil(max(stretch, 1.0) * 100) // 100
+        step = timedelta(seconds=period) * math.ceil(stretch * 100) // 100
         origin = EPOCH + timedelta(seconds=self.phase)
         if after is not None:
             return after + (step - (after - origin) % step)

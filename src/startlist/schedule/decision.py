@@ -17,6 +17,7 @@ from startlist.sync.plan import counts_until
 PAGE_ROWS = 2_500  # registrations of a race that fits one page
 FURTHEST = timedelta(days=1)  # nothing is planned further off
 HELD_AGAIN = timedelta(minutes=1)  # when a race is looked at again that another run holds
+BORROWED_AGAIN = timedelta(hours=1)  # when a key is asked again for a race that is not its own
 AFFORDED = 0.25  # of the calls that are left in the hour: what a full pass of a large race may take before it is due
 SILENT_FOR = timedelta(days=7)  # how long a key whose races' bibs were changed without a word is not trusted
 
@@ -26,12 +27,13 @@ class Ended:
     """How a turn ended, as far as the next one hangs on it.
 
     `try_again`: it failed, and trying soon may help. `until`: it was put off, as no call may be made before. `held`:
-    another run has the race.
+    another run has the race. `borrowed`: its own key is stopped, and another one may not read it.
     """
 
     try_again: bool = False
     until: datetime | None = None
     held: bool = False
+    borrowed: bool = False
 
 
 def cadence_of(
@@ -109,7 +111,8 @@ def share_of(
 
     Who has had no pass for two periods is served like race day: so no race starves.
     """
-    overdue = timedelta(seconds=2 * (period or rhythm.routine) * stretch)
+    longer = stretch if rank > Rank.ROUTINE else 1.0
+    overdue = timedelta(seconds=2 * (period or rhythm.routine) * longer)
     return Rank.RACE_DAY.share if completed_at is None or now - completed_at > overdue else rank.share
 
 
@@ -146,4 +149,6 @@ def next_turn(
         due = replace(due, at=ended.until, rank=cadence.rank(now))
     elif ended.held:
         due = replace(due, at=min(due.at, now + HELD_AGAIN))
+    elif ended.borrowed:  # it is due at once when its own key is accepted again
+        due = replace(due, at=max(due.at, now + BORROWED_AGAIN))
     return replace(due, at=min(due.at, now + FURTHEST))

@@ -97,8 +97,6 @@ class PartnerTurn:
         works = [Listed(self.context, self.options, credential, summary) for credential in own]
         try:
             await self._read(works, known, now)
-        except PutOff as wait:
-            await self._again(works, known, wait.until)
         except CallerRefused as error:
             self.crew.give_up(error)
             await self._failed(works, known, now)
@@ -110,8 +108,12 @@ class PartnerTurn:
             await self._failed(works, known, now)
 
     async def _read(self, works: list[Listed], known: dict[int, Listing], now: datetime) -> None:
-        for work in works:
-            await work.list_races()
+        for work in list(works):
+            try:
+                await work.list_races()
+            except PutOff as wait:  # this key's alone; the others go on
+                await self._again(work, known, wait.until)
+                works.remove(work)
         async with self.context.admin() as conn:
             stored = await races.stored_races(
                 conn, self.timing_partner_id, ended_after=self.options.events_from(self.context.now())
@@ -124,7 +126,11 @@ class PartnerTurn:
             work.plan(stored)
         for work in works:
             before = known.get(work.key[1], Listing(work.key[1], 0, None))
-            proved = not work.refusal and await work.find_proof([other for other in usable if other is not work])
+            try:
+                proved = not work.refusal and await work.find_proof([other for other in usable if other is not work])
+            except PutOff as wait:
+                await self._again(work, known, wait.until)
+                continue
             await self._store(work, before, now, proved=proved)
 
     async def _store(self, work: Listed, before: Listing, now: datetime, *, proved: bool) -> None:
@@ -170,8 +176,10 @@ class PartnerTurn:
             for work in works:
                 await self._plan_again(conn, known.get(work.key[1], Listing(work.key[1], 0, None)), now)
 
-    async def _again(self, works: list[Listed], known: dict[int, Listing], until: datetime) -> None:
+    async def _again(self, work: Listed, known: dict[int, Listing], until: datetime) -> None:
+        failures = known[work.key[1]].failures if work.key[1] in known else 0
         async with self.context.admin() as conn:
-            for work in works:
-                failures = known[work.key[1]].failures if work.key[1] in known else 0
-                await listings.plan(conn, work.key[1], at=until, failures=failures)
+            await listings.plan(conn, work.key[1], at=until, failures=failures)
+        log.info(
+            "list.waiting", timing_partner_id=work.key[0], credential_id=work.key[1], until=until.isoformat()
+        )  # fmt: skip

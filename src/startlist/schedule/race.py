@@ -50,7 +50,7 @@ class Told:
 class _Plan:
     """What is known before a pass. `share` is that of the hour's calls, `full_calls` are those of a full pass.
 
-    `silent`: the key's incremental passes are known not to show every bib.
+    `silent`: the key's incremental passes are known not to show every bib. `borrowed`: the race's own key is stopped.
     """
 
     standing: Standing
@@ -60,6 +60,7 @@ class _Plan:
     stretch: float
     full_calls: int
     silent: bool
+    borrowed: bool
 
 
 class RaceTurn:
@@ -111,7 +112,8 @@ class RaceTurn:
             stretch = await self.crew.stretch(conn, credentials[0])
             rank = cadence.rank(now)
             share = share_of(rank, now, standing.completed_at, period, stretch, self.crew.rhythm)
-            if await self._waits_in_line(conn, credentials[0], share, rank, period, stretch, standing):
+            longer = cadence.stretched(now, stretch)
+            if await self._waits_in_line(conn, credentials[0], share, rank, period, longer, standing):
                 return None
             days = self.crew.rhythm.days_after
             wanted = [e.event_id for e in stored.events if e.gone_at is None and counts(e, days, now, listed=True)]
@@ -120,13 +122,14 @@ class RaceTurn:
             full_calls = estimated_calls(rows, len(wanted))
             affords = not large or full_calls <= AFFORDED * await budget.calls_left(conn, credentials[0], share)
             silent = distrusted(credentials[0].silent_bibs_at, now)
+            borrowed = stored.credential_id not in (None, credentials[0].credential_id)
         options = Options(
             include_past_days=days,
             full_every=full_every(cadence, now, large=large, affords=affords, silent=silent, stretch=stretch),
             # Whether RunSignup still lists an event without a start is seen in the record only.
             record_every=timedelta() if undated or not stored.has_events else cadence.record_every(now, stretch),
         )
-        return _Plan(standing, credentials, options, share, stretch, full_calls, silent)
+        return _Plan(standing, credentials, options, share, stretch, full_calls, silent, borrowed)
 
     async def _waits_in_line(
         self, conn: Connection, credential: Credential, share: float, rank: Rank, period: float | None, stretch: float,
@@ -213,7 +216,8 @@ class RaceTurn:
                 self.key[0], stored, self.crew.rhythm,
                 listed=outcome.event_ids if outcome is not None and read else undated, read=read,
             )  # fmt: skip
-            due = next_turn(cadence, standing.now, _ended(outcome), failures, self.crew.jitter(), stretch)
+            ended = _ended(outcome, borrowed=found is not None and found.borrowed)
+            due = next_turn(cadence, standing.now, ended, failures, self.crew.jitter(), stretch)
             if due is None:
                 await schedule.plan(conn, *self.key, at=None, failures=failures)
                 return
@@ -223,7 +227,8 @@ class RaceTurn:
                 again = suspicion_retry_at(cursor.suspicion, FURTHEST)
                 at = min(at, again) if again > standing.now else at
             await schedule.plan(
-                conn, *self.key, at=at, rank=due.rank, period=due.period, stretch=stretch, failures=failures, read=read,
+                conn, *self.key, at=at, rank=due.rank, period=due.period,
+                stretch=cadence.stretched(due.at, stretch), failures=failures, read=read,
                 # Who is put off on the way keeps its place in line.
                 waits_since=found.standing.waits_since if found and outcome and outcome.until else None,
             )  # fmt: skip
@@ -232,8 +237,11 @@ class RaceTurn:
             await schedule.note_asked(conn, *self.key, asks)
 
 
-def _ended(outcome: Outcome | None) -> Ended:
+def _ended(outcome: Outcome | None, *, borrowed: bool) -> Ended:
     if outcome is None:
         return Ended(try_again=True)
     failed = outcome.status == "failed" and isinstance(outcome.error, Retry | DatabaseError)
-    return Ended(try_again=failed, until=outcome.until, held=outcome.status == "skipped")
+    return Ended(
+        try_again=failed, until=outcome.until, held=outcome.status == "skipped",
+        borrowed=borrowed and isinstance(outcome.error, PermissionDenied),
+    )  # fmt: skip

@@ -59,7 +59,10 @@ set participants_watermark = coalesce(excluded.participants_watermark, c.partici
     last_full_at = coalesce(excluded.last_full_at, c.last_full_at),
     last_incremental_at = coalesce(excluded.last_incremental_at, c.last_incremental_at),
     suspicion = case when %(full)s then null else c.suspicion end,
-    checkpoint = null
+    checkpoint = null,
+    stale_at = case when c.planned_at is null or c.next_sync_at is null then c.stale_at
+                    else greatest(c.stale_at, now() + make_interval(secs =>
+                                  coalesce(c.period_seconds, 0) * coalesce(c.stretch, 1)::float8 + 60)) end
 """
 
 SUSPECT = """

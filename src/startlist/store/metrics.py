@@ -90,6 +90,9 @@ class Metrics:
         stopped = sum(one.stopped_at is not None for one in self.credentials)
         if stopped:
             said.append(f"stopped API keys: {stopped}; startlist status says what to do")
+        unlisted = sum(one.unlisted and one.stopped_at is None for one in self.credentials)
+        if unlisted:
+            said.append(f"API keys whose race list cannot be read: {unlisted}; startlist status names them")
         return said
 
 

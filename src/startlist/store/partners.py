@@ -39,6 +39,9 @@ class Credential:
     silent_bibs_at: datetime | None = None  # when a full pass last found a bib changed that was not dated anew
 
 
+LIST_FAILURES = 5  # in a row, over some four minutes
+
+
 @dataclass(frozen=True)
 class CredentialState:
     """One line of `partner list`: a partner with one of its credentials (None where it has none); no secret."""
@@ -56,6 +59,12 @@ class CredentialState:
     stopped_reason: str | None
     paused_until: datetime | None
     silent_bibs_at: datetime | None
+    list_failures: int  # in a row, of the schedule's readings of its race list
+
+    @property
+    def unlisted(self) -> bool:
+        """Whether its race list cannot be read: new races may be unknown. Some minutes pass until it is sure."""
+        return self.list_failures >= LIST_FAILURES
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ _STATES: LiteralString = """
                c.calls_per_hour, %(configured)s::int, p.rate_limit_per_hour, %(default)s::int
            ) end as calls_per_hour,
            coalesce(made.calls, 0) as calls_last_hour, c.verified_at, c.stopped_at, c.stopped_reason,
-           case when c.paused_until > clock_timestamp() then c.paused_until end as paused_until, c.silent_bibs_at
+           case when c.paused_until > clock_timestamp() then c.paused_until end as paused_until, c.silent_bibs_at,
+           coalesce(c.list_failures, 0) as list_failures
     from timing_partners t
     left join (partner_provider_credentials c join providers p using (provider_id))
         on c.timing_partner_id = t.timing_partner_id and c.provider_id = 2
@@ -260,7 +270,7 @@ async def rotate(
                 update partner_provider_credentials
                 set principal = %s, secret = %s, rotated_at = clock_timestamp(), verified_at = null,
                     stopped_at = null, stopped_reason = null, paused_until = null, pause_seconds = 0,
-                    next_list_at = null, list_failures = 0
+                    next_list_at = null, list_failures = 0, base_at = null
                 where credential_id = %s
             """
             await conn.execute(query, [principal or old, ring.seal(secret), credential_id])
@@ -368,10 +378,21 @@ async def mark_verified(conn: Connection, credential: Credential) -> None:
         await conn.execute(query, [credential.credential_id, credential.rotated_at])
 
 
+async def note_listed(conn: Connection, credential_id: int) -> None:
+    """Its race list could be read after all."""
+    query = "update partner_provider_credentials set list_failures = 0 where credential_id = %s and list_failures > 0"
+    with translated():
+        await conn.execute(query, [credential_id])
+
+
 async def stop(conn: Connection, credential: Credential, reason: str) -> None:
-    """Stop a credential; one that is stopped already keeps its time and reason, one that was rotated goes on."""
+    """Stop a credential; one that is stopped already keeps its time and reason, one that was rotated goes on.
+
+    Accepted again, all its races are due at once.
+    """
     query = """
-        update partner_provider_credentials set stopped_at = clock_timestamp(), stopped_reason = %s
+        update partner_provider_credentials
+        set stopped_at = clock_timestamp(), stopped_reason = %s, base_at = null
         where credential_id = %s and stopped_at is null and rotated_at is not distinct from %s
     """
     with translated():

@@ -85,7 +85,8 @@ order by event_id
 # two events may well wear one bib in both.
 _STARTERS: LiteralString = """
 with starters as (
-    select p.event_id, p.registration_id, p.user_id, p.first_name, p.last_name, p.bib_num, p.chip_num, p.gender, p.dob,
+    select p.event_id, p.registration_id, p.user_id, p.first_name, p.last_name, nullif(btrim(p.bib_num), '') as bib_num,
+           nullif(btrim(p.chip_num), '') as chip_num, nullif(btrim(p.gender), '') as gender, p.dob,
            p.age, p.field_errors, p.missing_since,
            lower(concat_ws(' ', trim(p.first_name), trim(p.last_name))) as name,
            concat_ws(' ', coalesce(p.user_id, -p.registration_id), lower(trim(p.first_name)), lower(trim(p.last_name)))

@@ -129,7 +129,10 @@ set next_sync_at = %(at)s::timestamptz, planned_at = clock_timestamp(), rank = %
     stale_at = case when %(at)s::timestamptz is null then null
                     when %(read)s then %(at)s::timestamptz
                          + make_interval(secs => %(period)s::integer * %(stretch)s::float8 + 60)
-                    else coalesce(stale_at, clock_timestamp() + interval '15 minutes') end
+                    -- least: what was planned by a later clock than today's is not fresh for all that time
+                    else least(coalesce(stale_at, clock_timestamp() + interval '15 minutes'),
+                               case when planned_at > clock_timestamp()
+                                    then clock_timestamp() + interval '15 minutes' end) end
 where timing_partner_id = %(partner)s and race_id = %(race)s
 """
 

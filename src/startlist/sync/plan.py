@@ -131,9 +131,9 @@ def needs_record(
     if listed is not None and listed.last_modified != stored.last_modified:
         return "race changed"
     if every is not None:
-        age = None if stored.record_read_at is None else now - stored.record_read_at
+        age = None if stored.record_read_at is None else _age(stored.record_read_at, now)
         return "its record is due" if age is None or age >= every else None
-    if stored.record_read_at is not None and now - stored.record_read_at < RECORD_IS_FRESH:
+    if stored.record_read_at is not None and _age(stored.record_read_at, now) < RECORD_IS_FRESH:
         return None
     if listed is None and not stored.has_events:
         return "not listed"
@@ -160,10 +160,15 @@ def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datet
     if cursor.suspicion is not None:
         if now >= suspicion_retry_at(cursor.suspicion, interval):
             return Decision(Kind.FULL, "registrations were suspiciously absent: asking again")
-    elif cursor.last_full_at is None or now - cursor.last_full_at > interval:
+    elif cursor.last_full_at is None or _age(cursor.last_full_at, now) > interval:
         return Decision(Kind.FULL, f"last full pass more than {_span(interval)} ago")
     since = datetime.fromtimestamp(cursor.participants_watermark, UTC)
     return Decision(Kind.INCREMENTAL, f"changes since {since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _age(at: datetime, now: datetime) -> timedelta:
+    """How old it is; what lies in the future, since a clock was set back, is not young for all that time."""
+    return abs(now - at)
 
 
 def _span(interval: timedelta) -> str:
