@@ -547,7 +547,7 @@ def test_an_answer_that_is_no_page_fails_the_pass_and_changes_nothing(
     assert result.code == 1
     (line,) = lines(result)
     assert "RunSignup's answer cannot be used" in line
-    assert "run the sync again in a while" in line
+    assert "run this again in a while" in line
     assert kept(database_url) == before
     query = f"select sync_type, status from sync_history where race_id = {RACE} order by sync_history_id desc limit 1"
     assert rows(database_url, query) == [("full_fallback", "failed")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from startlist.sandbox import World
+from startlist.store import backfill, history
 from startlist.store.database import Database
+from startlist.store.reading import Filters
+from startlist.store.status import read_status
 from startlist.sync.backfill.plan import Options
 from startlist.sync.backfill.run import dry_run
 from tests.support import MakeSettings
@@ -137,6 +141,42 @@ async def test_rule_1_code_6_in_mid_run_stops_the_credential(rig: Rig) -> None:
     await rig.rotate(rig.control.partners()[0]["secret"])
     done = await rig.backfill()
     assert (done.exit_status, done.states) == (0, {"done": 5})
+
+
+async def test_a_race_that_waits_when_its_key_is_stopped_is_not_empty(rig: Rig) -> None:
+    newest, waits, refuses = (add_race(rig, days=10 * number) for number in range(3))
+    paused = {"race_id": waits, "endpoint": "removed_participants"}
+    rig.control.fault("delay", ms=500, match=paused)  # the other race is under way by then
+    rig.control.fault("http", status=429, retry_after=60, match=paused)
+    rig.control.fault("delay", ms=1_500, match={"race_id": refuses, "endpoint": "participants"})
+    rig.control.fault("error", code=6, match={"race_id": refuses, "endpoint": "participants"}, times=None)
+
+    async def until_the_key_is_stopped(_seconds: float) -> None:
+        await rig.conn.execute("update partner_provider_credentials set paused_until = null")  # the other one goes on
+        async with asyncio.timeout(30):
+            while (await rig.credential())["stopped_at"] is None:
+                await asyncio.sleep(0.02)
+
+    done = await rig.backfill(sleep=until_the_key_is_stopped)
+    assert (done.exit_status, done.states) == (1, {"done": 1, "waiting": 1, "failed": 1})
+    assert (await rig.past(waits))["state"] == "reading"
+    rig.control.clear_faults()
+    await rig.rotate(rig.control.partners()[0]["secret"])
+    assert (await rig.backfill()).exit_status == 0
+    for race in (newest, waits, refuses):
+        await rig.assert_truth(race)
+
+
+async def test_a_backfill_that_has_proved_nothing_yet_is_seen(rig: Rig) -> None:
+    async with await rig.database.connect(name="startlist run") as conn:
+        assert (await read_status(rig.database, rig.settings, Filters())).backfills == []
+        async with conn.transaction():
+            await backfill.begin_run(rig.database, conn, await history.open_run(conn, "backfill", "backfill"), [1])
+        status = await read_status(rig.database, rig.settings, Filters())
+        (seen,) = status.backfills
+        assert (seen.timing_partner_id, seen.races, seen.left) == (1, 0, 0)
+        assert status.holders.backfilling(rig.database, seen)
+    assert (await read_status(rig.database, rig.settings, Filters())).backfills == []
 
 
 async def test_rule_10_code_17_stops_everything(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.syncing import FIRST, RACE, SECOND, Rig
-from tests.years import Clock, add_race, add_years, assert_adds_up, assert_nothing_marked
+from tests.years import Clock, add_race, add_years, assert_adds_up, assert_nothing_marked, events_of
 
 MINUTE = 60
 # What RunSignup may answer about a year that it does not tell any more, and what is said of it.
@@ -139,6 +139,97 @@ async def test_a_race_of_which_no_year_can_be_read(rig: Rig, kind: str, paramete
 
 
 EVENTS = "select event_id, gone_at, first_full_at from runsignup_events order by event_id"
+
+
+@pytest.mark.parametrize("code", [3, 13, 301])
+@pytest.mark.parametrize("endpoint", [None, "participants"], ids=["both lists", "participants"])
+async def test_old_races_that_answer_errors_to_a_new_key_are_no_empty_ones(
+    rig: Rig, code: int, endpoint: str | None
+) -> None:
+    """Nothing shows that they are the partner's: so nothing of them is kept, and all is told."""
+    races = [add_race(rig, 2, days=10 * number) for number in range(3)]
+    events = [event for race in races for event in events_of(rig, race)]
+    for race in races:
+        rig.control.refund(rig.control.register(events_of(rig, race)[0])[0])
+    for what in ("participants", "removed_participants") if endpoint is None else (endpoint,):
+        unreadable(rig, events, "error", what, code=code)
+    done = await rig.backfill()
+    assert (done.status, done.exit_status) == ("failed", 1)
+    told = {race.race_id: race.outcome for race in done.partners[0].races if race.race_id in races}
+    assert {outcome.state for outcome in told.values()} == {"failed"}
+    assert all(f"RunSignup reports error {code}" in (outcome.reason or "") for outcome in told.values())
+    for table in ("runsignup_races", "runsignup_participants", "backfill_progress"):
+        assert await rig.count(table) == 0
+    rig.control.clear_faults()
+    done = await rig.backfill()
+    assert done.exit_status == 0
+    for race in races:
+        await rig.assert_truth(race)
+    assert {row["race_id"] for row in await rig.rows("select race_id from runsignup_races")} >= set(races)
+
+
+async def test_a_race_of_which_neither_list_can_be_read_stops_no_other(rig: Rig) -> None:
+    await rig.sync()
+    bad, good = add_race(rig), add_race(rig, days=10)
+    unreadable(rig, events_of(rig, bad), "error", code=13)
+    unreadable(rig, events_of(rig, bad), "error", "removed_participants", code=7)
+    done = await rig.backfill()
+    assert (done.exit_status, done.states["refused"], done.states["done"]) == (1, 1, 1)
+    assert (await rig.past(bad))["state"] == "refused"
+    await rig.assert_truth(good)
+    assert await rig.rows("select 1 from sync_history where status = 'running'") == []
+
+
+async def test_what_is_gone_or_fails_before_the_key_is_proved_is_noted_afterwards(rig: Rig) -> None:
+    gone, broken = add_race(rig), add_race(rig, days=10)
+    good = [add_race(rig, days=20 + number) for number in range(2)]
+    rig.control.fault("error", code=201, match={"endpoint": "race", "race_id": gone}, times=None)
+    rig.control.fault("error", code=13, match={"endpoint": "race", "race_id": broken}, times=None)
+    done = await rig.backfill()
+    assert done.exit_status == 1
+    states = {row["race_id"]: row["state"] for row in await rig.rows("select race_id, state from backfill_progress")}
+    assert (states[gone], states[broken]) == ("gone", "failed")
+    assert [states[race] for race in good] == ["done", "done"]
+    await rig.backfill()
+    assert gone not in {call["race_id"] for call in rig.calls}  # not asked again, unless asked for
+
+
+async def test_a_stored_race_that_is_listed_no_more_is_looked_at(rig: Rig) -> None:
+    """Its record was never read: that nothing of it is known to be over says nothing."""
+    await rig.sync()
+    past = add_years(rig, 2)
+    rig.control.fault("then", match={"endpoint": "races"}, times=None, rows=[])
+    await rig.conn.execute("update runsignup_races set record_read_at = null")
+    await rig.conn.execute("delete from runsignup_events where event_id = any(%s)", [past])
+    done = await rig.backfill()
+    assert done.states == {"done": 1}
+    await rig.assert_truth(events=[FIRST, SECOND, *past])
+
+
+async def test_a_race_that_a_sync_finds_gone_is_closed(rig: Rig) -> None:
+    await rig.sync()
+    add_years(rig, 1)
+    rig.control.fault("http", status=503, match={"endpoint": "race"}, times=None)
+    clock = Clock(rig)
+    assert (await rig.backfill(now=clock.now, sleep=clock.sleep)).states == {"failed": 1}
+    rig.control.clear_faults()
+    rig.control.delete_race(RACE)
+    await rig.sync(race_id=RACE)
+    done = await rig.backfill()
+    assert (await rig.past())["state"] == "gone"
+    assert (await rig.backfill()).exit_status == 0, done
+
+
+async def test_dead_old_years_do_not_hold_up_a_later_run(rig: Rig) -> None:
+    """Where RunSignup answers everything else it is not away, and waiting for it would cure nothing."""
+    await rig.sync()
+    races = [add_race(rig, 2, days=10 * number) for number in range(3)]
+    unreadable(rig, [events_of(rig, race)[-1] for race in races], "http", status=500)
+    clock = Clock(rig)
+    for _ in range(2):
+        done = await rig.backfill(now=clock.now, sleep=clock.sleep)
+        assert done.states["failed"] == 3
+    assert max(clock.slept, default=0) < 15
 
 
 async def test_the_newest_year_alone_cannot_be_read(rig: Rig) -> None:

@@ -140,18 +140,18 @@ def test_old_years_in_a_row_are_left_for_later_when_newer_ones_were_read() -> No
     at = begin()
     at.leave_out("HTTP 500", final=False)
     at.position = alone(10, 30, 20)
-    assert at.asks_alone
+    assert at.asks_one
     assert [at.leave_out("HTTP 500", final=False) for _ in range(3)] == [True, True, True]
     assert at.feed == "removed"
     assert at.later == dict.fromkeys([10, 30, 20], "HTTP 500")
 
 
-def test_whether_one_of_several_is_asked() -> None:
+def test_whether_one_is_asked_alone() -> None:
     at = begin()
-    assert not at.asks_alone
+    assert not at.asks_one
     at.leave_out("no", final=False)
-    assert at.asks_alone
-    assert not begin(40).asks_alone
+    assert at.asks_one
+    assert begin(40).asks_one
 
 
 # -- events that are gone ----------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ _ADVICE: tuple[tuple[type[StartlistError] | tuple[type[StartlistError], ...], st
     ),
     (PermissionDenied, "the race's director has to give the timing company access to it in RunSignup"),
     (RaceGone, "RunSignup knows no race of that number (any more); what is stored of it is kept"),
-    (NetworkError, "is this machine online? What is stored stays; run the sync again"),
-    ((ServerError, BadAnswer), "the fault is RunSignup's; what is stored stays; run the sync again in a while"),
+    (NetworkError, "is this machine online? What is stored stays; run this again"),
+    ((ServerError, BadAnswer), "the fault is RunSignup's; what is stored stays; run this again in a while"),
 )
 
 _LOST = ("08", "53", "57")  # SQLSTATE classes: connection, resources, an operator's intervention

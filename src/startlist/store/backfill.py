@@ -75,9 +75,9 @@ select %s, race_id from unnest(%s::bigint[]) as race_id
 on conflict (timing_partner_id, race_id) do nothing
 """
 
-REFUSE: LiteralString = """
+NOTE: LiteralString = """
 insert into backfill_progress as b (timing_partner_id, race_id, state, reason, finished_at)
-values (%s, %s, 'refused', %s, now())
+values (%s, %s, %s, %s, now())
 on conflict (timing_partner_id, race_id) do update
 set state = excluded.state, reason = excluded.reason, checkpoint = null, finished_at = now(), updated_at = now()
 where b.state not in ('done', 'partial', 'empty')
@@ -170,9 +170,9 @@ async def expect(conn: Connection, timing_partner_id: int, race_ids: Collection[
     await conn.execute(EXPECT, [timing_partner_id, sorted(race_ids)])
 
 
-async def refuse(conn: Connection, timing_partner_id: int, race_id: int, reason: str) -> None:
-    """Note that the key may not read a race; what was read of it before stays noted."""
-    await conn.execute(REFUSE, [timing_partner_id, race_id, reason])
+async def note(conn: Connection, timing_partner_id: int, race_id: int, state: str, reason: str) -> None:
+    """Note that a race is refused, gone or failed; what was read of it before stays noted."""
+    await conn.execute(NOTE, [timing_partner_id, race_id, state, reason])
 
 
 async def forget(conn: Connection, partners: Collection[int]) -> None:
@@ -312,8 +312,8 @@ class BackfillState:
 
 
 STATES: LiteralString = """
-select b.timing_partner_id, t.company_name,
-       count(*) as races,
+select t.timing_partner_id, t.company_name,
+       count(b.race_id) as races,
        count(*) filter (where state = 'waiting') as waiting,
        count(*) filter (where state = 'reading') as reading,
        count(*) filter (where state = 'done') as done,
@@ -322,19 +322,24 @@ select b.timing_partner_id, t.company_name,
        count(*) filter (where state = 'refused') as refused,
        count(*) filter (where state = 'gone') as gone,
        count(*) filter (where state = 'failed') as failed,
-       sum(rows_received)::bigint as rows_received, sum(rows_inserted)::bigint as rows_inserted,
-       sum(rows_updated)::bigint as rows_updated, sum(rows_removed)::bigint as rows_removed,
-       sum(api_calls)::bigint as api_calls, max(b.updated_at) as updated_at
-from backfill_progress as b
-join timing_partners as t using (timing_partner_id)
-where %(partner)s::bigint is null or b.timing_partner_id = %(partner)s
-group by b.timing_partner_id, t.company_name
-order by b.timing_partner_id
+       coalesce(sum(rows_received), 0)::bigint as rows_received,
+       coalesce(sum(rows_inserted), 0)::bigint as rows_inserted,
+       coalesce(sum(rows_updated), 0)::bigint as rows_updated,
+       coalesce(sum(rows_removed), 0)::bigint as rows_removed,
+       coalesce(sum(api_calls), 0)::bigint as api_calls, coalesce(max(b.updated_at), now()) as updated_at
+from timing_partners as t
+left join backfill_progress as b using (timing_partner_id)
+where (%(partner)s::bigint is null or t.timing_partner_id = %(partner)s)
+  and (b.race_id is not null or t.timing_partner_id = any(%(running)s::bigint[]))
+group by t.timing_partner_id, t.company_name
+order by t.timing_partner_id
 """
 
 
-async def states(conn: Connection, timing_partner_id: int | None = None) -> list[BackfillState]:
-    """How far each partner's past is read; partners that no backfill knows are left out."""
+async def states(
+    conn: Connection, timing_partner_id: int | None = None, *, running: Collection[int] = ()
+) -> list[BackfillState]:
+    """How far each partner's past is read; partners that no backfill knows are left out, unless one is `running`."""
     async with conn.cursor(row_factory=class_row(BackfillState)) as cursor:
-        await cursor.execute(STATES, {"partner": timing_partner_id})
+        await cursor.execute(STATES, {"partner": timing_partner_id, "running": sorted(running)})
         return await cursor.fetchall()

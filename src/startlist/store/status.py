@@ -91,9 +91,9 @@ class Holders:
         """Whether a worker is alive."""
         return run_key(database, worker.run_id) in self.pids
 
-    def backfilling(self, database: Database, state: BackfillState) -> bool:
+    def backfilling(self, database: Database, one: BackfillState | CredentialState) -> bool:
         """Whether somebody is reading the partner's past, or waits to go on with it."""
-        return partner_key(database, state.timing_partner_id) in self.pids
+        return partner_key(database, one.timing_partner_id) in self.pids
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,8 @@ async def read_status(database: Database, settings: Settings, filters: Filters) 
         races = await rows(conn, RaceState, STATES, filters.values())
         credentials = await partners.states(conn, settings, timing_partner_id=filters.timing_partner_id)
         unlisted = await (await conn.execute(UNLISTED, {"partner": filters.timing_partner_id})).fetchall()
-        backfills = await backfill.states(conn, filters.timing_partner_id)
+        running = {one.timing_partner_id for one in credentials if holders.backfilling(database, one)}
+        backfills = await backfill.states(conn, filters.timing_partner_id, running=running)
         workers = await processes.workers(conn)
     return Status(holders, races, credentials, dict(unlisted), backfills, workers)
 

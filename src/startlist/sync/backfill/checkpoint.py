@@ -82,9 +82,9 @@ class PastCheckpoint(Checkpoint, kw_only=True):
         return True
 
     @property
-    def asks_alone(self) -> bool:
-        """Whether one of several events is asked, so that `leave_out` would leave it out."""
-        return len(self.events) > 1 and (self.start() or Position.first(self.events)).event_id is not None
+    def asks_one(self) -> bool:
+        """Whether one event is asked, alone of several or as the only one."""
+        return (self.start() or Position.first(self.events)).event_id is not None
 
     def without(self, gone: Iterable[int]) -> PastCheckpoint:
         """The same without events that are no more; the feed that met them is read from its beginning."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -179,6 +179,8 @@ class _Past:
     async def _read_feeds(self) -> None:
         overtaken = 0
         while self.at.events:
+            if self.at.feed != "participants" and not self._may_be_stored:
+                return  # all its events were refused, and only they could have shown whose race it is
             await self._let_syncs_pass()
             received = self.ledger.figures.rows_received
             try:
@@ -200,7 +202,7 @@ class _Past:
                     raise
             except STUMBLES as error:
                 self.stumble = error
-                if self.at.asks_alone:  # is it this event, or is RunSignup away altogether?
+                if self.at.asks_one:  # is it this event, or is RunSignup away altogether?
                     self.answered = False
                     await self.means.client.race(self.job.race_id)
                     self.answered = True
@@ -212,6 +214,8 @@ class _Past:
         at = self.at
         if at.denied:
             readable = [event_id for event_id in at.events if event_id not in at.unread]
+            if not readable:
+                raise PermissionDenied(_reasons(at.unread | at.removals_unread))
             since = int(self.means.now().timestamp())
             async for _ in self.means.client.participants(self.job.race_id, readable[:1], modified_after=since):
                 break
@@ -270,8 +274,10 @@ class _Past:
     async def _settle(self) -> PastOutcome:
         at = self.at
         if not self._may_be_stored:  # nobody has shown yet that the credential reaches this race
-            await self._close("completed", NO_MORE)
-            return PastOutcome("waiting", NO_MORE, self.ledger.figures, record=self.record)
+            lost = at.unread | at.later
+            said = f"the registrations of event {_numbers(lost)} could not be read: {_reasons(lost)}"
+            await self._close("failed" if lost else "completed", said if lost else NO_MORE)
+            return PastOutcome("waiting", said if lost else NO_MORE, self.ledger.figures, record=self.record)
         read = [event_id for event_id in at.events if event_id not in at.unread and event_id not in at.later]
         await self.ledger.write_down(lambda: self._store_end(read))
         progress = self.ledger.progress
@@ -375,6 +381,10 @@ class _Past:
                 if self.history_id:
                     await self.ledger.save_figures()
                 await history.close_interrupted(self.conn, *self.key, backfill=True)
+
+
+def _reasons(lost: Mapping[int, str]) -> str:
+    return "; ".join(dict.fromkeys(lost.values()))
 
 
 def _numbers(event_ids: Iterable[int]) -> str:

@@ -147,7 +147,8 @@ async def _plan(
             owner_of(usable, race_id, stored).mine.add(race_id)
         if usable == works and options.since is None and not context.dry_run:
             async with context.admin() as conn:
-                await backfill.close_unlisted(conn, partner.timing_partner_id, listed | stored.keys())
+                kept = {race_id for race_id, race in stored.items() if race.gone_at is None}
+                await backfill.close_unlisted(conn, partner.timing_partner_id, listed | kept)
     for work in usable:
         work.plan(stored, known)
     return usable

@@ -17,7 +17,7 @@ from startlist.store.races import StoredRace
 from startlist.sync.backfill.job import PastJob, PastOutcome
 from startlist.sync.backfill.plan import SHARE, Options, due, newest_past, past_events
 from startlist.sync.backfill.progress import BackfillProgress
-from startlist.sync.backfill.race import STUMBLES, read_past
+from startlist.sync.backfill.race import NO_MORE, STUMBLES, read_past
 from startlist.sync.backfill.summary import AMISS, PartnerPast, PastSummary
 from startlist.sync.context import Context
 from startlist.sync.credential import CredentialInUse, read_by_one
@@ -61,6 +61,7 @@ class PastWork(CredentialInUse):
         self.queue: deque[Planned] = deque()
         self.held: list[Planned] = []  # by another backfill
         self.unproved: list[tuple[Planned, PastOutcome]] = []  # nothing of them is over, and nobody is proved
+        self.early: list[tuple[int, PastOutcome]] = []  # gone or failed before it was known whether to note that
         self.refused: list[tuple[Planned, PastOutcome]] = []  # until it is known that the credential is not to blame
         self._noted = False  # that it is proved
         self._broken_off = 0  # one after the other
@@ -70,9 +71,11 @@ class PastWork(CredentialInUse):
         now, options, found = self.context.now(), self.options, []
         for race_id in sorted(self.mine):
             known, listed = stored.get(race_id), self.listed.get(race_id)
-            if listed is None and known is not None and not past_events(known.events, (), options, now):
-                continue  # RunSignup does not list it for this time, and nothing of it is known to lie in it
             before = progress.get(race_id, Progress(race_id))
+            begun = race_id in progress and not before.finished
+            unlisted = options.since is not None and listed is None and not begun
+            if unlisted and known is not None and not past_events(known.events, (), options, now):
+                continue  # RunSignup does not list it for this time, and nothing of it is known to lie in it
             reason = due(before, known, listed, options, now)
             if reason is None:
                 self.partner.finished_before += 1
@@ -96,7 +99,7 @@ class PastWork(CredentialInUse):
         for planned in self.held:
             self._ended(planned, PastOutcome("held", "another backfill reads this race"))
         for planned, outcome in self.unproved:
-            outcome.state = "empty"  # which a later run may ask again
+            outcome.state = "empty" if outcome.reason == NO_MORE else "failed"  # which a later run may ask again
             self._ended(planned, outcome)
 
     async def _read_queue(self, others: list[PastWork]) -> None:
@@ -123,6 +126,8 @@ class PastWork(CredentialInUse):
             began = await cursors.clock(conn)
             async with conn.transaction():
                 await backfill.expect(conn, self.key[0], [planned.job.race_id for planned in self.queue])
+                for race_id, outcome in self.early:
+                    await backfill.note(conn, self.key[0], race_id, outcome.state, outcome.reason or "")
                 await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
                 if self.options.since is None:  # a shorter list does not show what is wrong in the longer one
                     await quarantine.resolve_unseen(conn, self.key[0], None, (LIST,), began)
@@ -145,7 +150,7 @@ class PastWork(CredentialInUse):
         planned.figures = outcome.figures
         if outcome.state == "held":
             self.held.append(planned)
-        elif outcome.state == "waiting":
+        elif outcome.state == "waiting" and outcome.until is None:
             self.unproved.append((planned, outcome))
         elif outcome.state == "refused":
             self.refused.append((planned, outcome))
@@ -162,6 +167,8 @@ class PastWork(CredentialInUse):
             planned.job = replace(job, reason=reason)  # what an earlier run had begun was less than this one wants
             self.queue.append(planned)
         else:
+            if not self.proof.is_set() and outcome.state in ("gone", "failed"):
+                self.early.append((job.race_id, outcome))
             self._ended(planned, outcome)
 
     async def _left_over(self, job: PastJob) -> str | None:
@@ -185,7 +192,7 @@ class PastWork(CredentialInUse):
         for planned, outcome in pending:
             if accepted:
                 async with self.context.admin() as conn:
-                    await backfill.refuse(conn, self.key[0], planned.job.race_id, outcome.reason or "")
+                    await backfill.note(conn, self.key[0], planned.job.race_id, "refused", outcome.reason or "")
             else:
                 outcome.state = "failed"
             self._ended(planned, outcome)
