@@ -126,6 +126,11 @@ async def test_a_list_that_cannot_be_read_for_long_is_told_until_it_can(at: Sche
 @pytest.mark.parametrize("paused", ["list", "proof"])
 async def test_a_key_that_must_wait_holds_up_no_list_but_its_own(paused: str, at: Schedule, rig: Rig) -> None:
     (first,) = rig.control.partners()
+    for number in range(4):  # known, and none that the other key may read
+        rig.control.register(
+            rig.control.add_event(rig.control.add_race(f"Race {number}", keys=[first["key"]]), in_days=2)
+        )
+    await rig.sync()
     second = rig.control.add_partner("Peak Timing", "v2")["key"]
     await rig.adopt()
     rig.control.register(rig.control.add_event(rig.control.add_race("New", keys=[second]), in_days=3))

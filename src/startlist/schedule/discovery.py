@@ -119,8 +119,10 @@ class PartnerTurn:
                 conn, self.timing_partner_id, ended_after=self.options.events_from(self.context.now())
             )
         usable = [work for work in works if not work.refusal]
+        away = known.keys() - {work.key[1] for work in usable}  # theirs would prove nothing of another key
+        kept = {race_id for race_id, race in stored.items() if race.credential_id not in away}
         if usable:
-            for race_id in {race_id for work in usable for race_id in work.listed} | set(stored):
+            for race_id in {race_id for work in usable for race_id in work.listed} | kept:
                 owner_of(usable, race_id, stored).mine.add(race_id)
         for work in usable:
             work.plan(stored)
