@@ -194,6 +194,22 @@ async def test_what_is_gone_or_fails_before_the_key_is_proved_is_noted_afterward
     assert gone not in {call["race_id"] for call in rig.calls}  # not asked again, unless asked for
 
 
+async def test_a_stored_race_that_fails_before_the_key_is_proved_keeps_its_place(rig: Rig) -> None:
+    await rig.sync()
+    add_years(rig, 2)
+    for endpoint in ("removed_participants", "race"):
+        match = {"endpoint": endpoint, "race_id": RACE}
+        rig.control.fault("http", status=503, match=match, times=None, skip=int(endpoint == "race"))
+    clock = Clock(rig)
+    await rig.backfill(now=clock.now, sleep=clock.sleep)
+    place = (await rig.past())["checkpoint"]
+    assert place is not None
+    good = add_race(rig)
+    await rig.backfill(now=clock.now, sleep=clock.sleep)
+    assert (await rig.past(good))["state"] == "done"
+    assert (await rig.past())["checkpoint"] == place
+
+
 async def test_a_stored_race_that_is_listed_no_more_is_looked_at(rig: Rig) -> None:
     """Its record was never read: that nothing of it is known to be over says nothing."""
     await rig.sync()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
+from startlist.schedule import jobs
+from startlist.store import partners
+from startlist.store.sealing import open_key_ring
 from tests.scheduling import Schedule, in_zone
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
@@ -484,6 +488,47 @@ async def test_a_key_that_is_refused_takes_no_other_key_of_its_partner_with_it(a
     assert [(key["credential_id"], key["stopped_at"] is not None) for key in keys] == [(1, True), (2, False)]
     await at.make_due(own)
     assert {call["error_code"] for call in await at.turn(own)} == {None}
+
+
+async def test_a_key_that_is_accepted_again_has_its_races_read_at_once(at: Schedule, rig: Rig) -> None:
+    """By whoever finds it out: the race waits for another try with the partner's other key."""
+    rig.control.add_partner("Peak Timing", "v2")
+    await rig.adopt()
+    await at.gun(FIRST, HOUR)
+    await at.lists()
+    ring = await open_key_ring(rig.conn, rig.settings)
+    for change in (partial(partners.stop, reason="code 6"), partners.mark_verified):
+        first, _ = await partners.credentials(rig.conn, ring, rig.settings)
+        await change(rig.conn, first)
+        if change is partners.mark_verified:
+            assert ("list:1", jobs.LIST_PRIORITY) in await at.tick()
+            await at.lists()
+            assert await at.wait() <= MINUTE
+        else:
+            await at.make_due()
+            await at.turn()
+            assert await at.wait() > 59 * MINUTE
+
+
+@pytest.mark.parametrize("how", ["sync", "lists", "backfill"])
+async def test_a_second_key_that_is_wrong_is_stopped_though_no_race_is_its_own(
+    how: str, at: Schedule, rig: Rig
+) -> None:
+    (first,) = rig.control.partners()
+    races = [RACE, *(rig.control.add_race(f"Race {number}", keys=[first["key"]]) for number in range(5))]
+    for race in races:
+        rig.control.register(rig.control.add_event(race, in_days=3), 2)
+        rig.control.register(rig.control.add_event(race, in_days=-400), 1)
+    await rig.sync()
+    rig.control.revoke_key(first["key"])
+    await rig.conn.execute("update api_calls set reserved_at = reserved_at - interval '2 hours'")
+    await rig.sync()
+    assert (await rig.credential(1))["stopped_at"] is not None
+    second = rig.control.add_partner("Peak Timing", "legacy")["key"]
+    await rig.adopt()
+    rig.control.revoke_key(second)
+    await {"sync": rig.sync, "lists": at.lists, "backfill": rig.backfill}[how]()
+    assert (await rig.credential(2))["stopped_at"] is not None
 
 
 async def test_a_race_that_its_credential_may_not_read_is_read_with_the_partners_other_one(

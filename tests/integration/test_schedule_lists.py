@@ -109,14 +109,15 @@ async def test_a_list_that_cannot_be_read_is_tried_again_soon(at: Schedule, rig:
     assert await rig.count("runsignup_races") == 1
 
 
-async def test_a_list_that_cannot_be_read_for_long_is_told_until_it_can(at: Schedule, rig: Rig) -> None:
-    rig.control.fault("http", status=503, match={"endpoint": "races"}, times=None)
+@pytest.mark.parametrize("endpoint", ["races", "participants"])
+async def test_a_list_that_cannot_be_taken_for_long_is_told_until_it_can(endpoint: str, at: Schedule, rig: Rig) -> None:
+    rig.control.fault("error", code=3, match={"endpoint": endpoint}, times=None)
     for _ in range(partners.LIST_FAILURES):
         await at.lists()
     (state,) = await partners.states(rig.conn, rig.settings)
     assert state.unlisted
     found = await metrics.read_metrics(rig.database, rig.conn, rig.settings)
-    assert any("race list cannot be read: 1" in problem for problem in found.problems)
+    assert any("race list cannot be taken: 1" in problem for problem in found.problems)
     rig.control.clear_faults()
     await rig.sync()  # a sync shows it as well
     (state,) = await partners.states(rig.conn, rig.settings)

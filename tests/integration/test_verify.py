@@ -221,6 +221,21 @@ async def test_what_is_held_as_gone_and_is_listed_is_told_and_mended(
     await rig.assert_truth()
 
 
+async def test_a_race_of_which_only_an_undated_event_is_kept_fresh_is_compared(rig: Rig) -> None:
+    race = rig.control.add_race("Half over")
+    rig.control.add_event(race, "5K", in_days=-3)
+    days = rig.control.truth(race)["race"]["events"][0]["race_event_days_id"]
+    virtual = rig.control.add_event(race, "Virtual", in_days=-3, race_event_days_id=days)
+    rig.control.edit_event(virtual, start_time=None)
+    (runner, _) = rig.control.register(virtual, 2)
+    await rig.sync()
+    assert (await all_verified(rig)).exit_status == 0
+    rig.control.assign_bib(runner, "77", silent=True)
+    found = await all_verified(rig)
+    assert [(one.registration_id, one.field) for one in found.races[-1].differences] == [(runner, "bib_num")]
+    assert (await all_verified(rig, repair=True)).exit_status == 0
+
+
 async def test_an_event_whose_first_pass_failed_is_no_part_of_a_complete_list(rig: Rig) -> None:
     await rig.sync()
     rig.control.clock(advance=120)

@@ -113,7 +113,7 @@ def credential(one: CredentialState, probed: Probed | None) -> Finding:
     if probed is not None and probed.accepted is None:
         return Finding("API key", Verdict.WARN, f"{name}: {probed.result}", f"startlist partner check {partner}")
     if one.unlisted:
-        return Finding("API key", Verdict.WARN, f"{name}: its race list cannot be read", "startlist sync says why")
+        return Finding("API key", Verdict.WARN, f"{name}: its race list cannot be taken", "startlist sync says why")
     if probed is None and one.verified_at is None:
         return Finding("API key", Verdict.WARN, f"{name} was never verified", f"startlist partner check {partner}")
     said = "accepted" if probed is not None else "verified before, not asked now"

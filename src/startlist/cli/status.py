@@ -112,8 +112,8 @@ def _overdue(database: Database, found: Status) -> Iterator[str]:
 
 def _unlisted(one: CredentialState) -> str:
     return (
-        f"the race list of API key {one.principal} could not be read {one.list_failures} times in a row: new races may"
-        " be missing; startlist sync says why"
+        f"the race list of API key {one.principal} could not be read, or nothing showed that the key is good,"
+        f" {one.list_failures} times in a row: new races may be missing; startlist sync says why"
     )
 
 

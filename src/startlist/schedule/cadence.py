@@ -3,7 +3,7 @@
 Time is cut into windows around the race days; where several overlap, the shortest period wins. A race is due on a grid:
 at its phase, and every period from there on. All periods share one phase and each divides the next longer one, so that
 the grids nest and no gap is longer than the longest period in it, also where one window meets the next. Where calls do
-not suffice, the periods of race day and race week are stretched; routine's grid, which never is, lies below them.
+not suffice, the periods of race day and race week are stretched, routine's never.
 """
 
 from __future__ import annotations
@@ -153,16 +153,16 @@ class Cadence:
         """
         at = now.timestamp()
         edges = sorted({edge for w in self._windows for edge in (w.begin, w.end) if at < edge < math.inf})
-        begin = at
+        begin, before = at, None
         for end in (*edges, math.inf):
             period = self._period(begin)
             if period is not None:
-                after, longer = now if begin == at else None, self._stretched(begin, stretch)
-                found = self._on_grid(after, begin, period, longer)
-                if longer > 1.0:  # and never less often than far from its day: no gap where one window meets the next
-                    found = min(found, self._on_grid(after, begin, max(period, self.rhythm.routine), 1.0))
+                found = self._on_grid(now if begin == at else None, begin, period, self._stretched(begin, stretch))
+                if before is not None and period <= before[0]:  # a stretched grid need not meet the one before it
+                    found = min(found, before[1])
                 if found.timestamp() < end:
                     return Due(found, period, self._rank(found.timestamp()))
+                before = period, found
             begin = end
         return None
 

@@ -215,16 +215,18 @@ async def last_call_at(conn: Connection, credential_id: int) -> datetime | None:
 async def refused_races(conn: Connection, credential_id: int) -> frozenset[int]:
     """The races that answered 7 within the last hour to the present secret; none after any success in it.
 
-    Only calls that need rights tell: a wrong legacy key reads the race list and public races like anyone. Of races
-    that another key reads a refusal tells nothing: this one may never have had them.
+    Only calls that need rights tell: a wrong legacy key reads the race list and public races like anyone. Of a race
+    that another key reads a refusal tells nothing of a key that was proved: it may never have had it.
     """
     query = """
         select case when bool_or(a.http_status = 200 and a.error_code is null) then '{}'
-                    else array_agg(distinct a.race_id) filter (where a.error_code = 7) end
+                    else array_agg(distinct a.race_id) filter (
+                        where a.error_code = 7 and (r.credential_id is null or r.credential_id = a.credential_id
+                                                    or c.verified_at is null)) end
         from api_calls a
         join partner_provider_credentials c using (credential_id)
         left join runsignup_races r on r.timing_partner_id = c.timing_partner_id and r.race_id = a.race_id
-        where a.credential_id = %s and (r.credential_id is null or r.credential_id = a.credential_id)
+        where a.credential_id = %s
           and a.reserved_at > greatest(statement_timestamp() - interval '1 hour', c.rotated_at)
           and a.endpoint in ('participants', 'removed-participants', 'search-bib')
     """

@@ -92,7 +92,7 @@ class Metrics:
             said.append(f"stopped API keys: {stopped}; startlist status says what to do")
         unlisted = sum(one.unlisted and one.stopped_at is None for one in self.credentials)
         if unlisted:
-            said.append(f"API keys whose race list cannot be read: {unlisted}; startlist status names them")
+            said.append(f"API keys whose race list cannot be taken: {unlisted}; startlist status says why")
         return said
 
 

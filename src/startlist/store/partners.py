@@ -59,11 +59,11 @@ class CredentialState:
     stopped_reason: str | None
     paused_until: datetime | None
     silent_bibs_at: datetime | None
-    list_failures: int  # in a row, of the schedule's readings of its race list
+    list_failures: int  # in a row: the schedule could not read its race list, or nothing proved the key
 
     @property
     def unlisted(self) -> bool:
-        """Whether its race list cannot be read: new races may be unknown. Some minutes pass until it is sure."""
+        """Whether its race list cannot be taken: new races may be unknown. Some minutes pass until it is sure."""
         return self.list_failures >= LIST_FAILURES
 
 
@@ -371,7 +371,8 @@ async def mark_verified(conn: Connection, credential: Credential) -> None:
     """
     query = """
         update partner_provider_credentials
-        set verified_at = clock_timestamp(), stopped_at = null, stopped_reason = null
+        set verified_at = clock_timestamp(), stopped_at = null, stopped_reason = null,
+            next_list_at = case when stopped_at is null then next_list_at end -- which makes all its races due
         where credential_id = %s and rotated_at is not distinct from %s
     """
     with translated():
@@ -379,7 +380,7 @@ async def mark_verified(conn: Connection, credential: Credential) -> None:
 
 
 async def note_listed(conn: Connection, credential_id: int) -> None:
-    """Its race list could be read after all."""
+    """Its race list was read, and the key proved."""
     query = "update partner_provider_credentials set list_failures = 0 where credential_id = %s and list_failures > 0"
     with translated():
         await conn.execute(query, [credential_id])

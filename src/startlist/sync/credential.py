@@ -165,9 +165,6 @@ class CredentialInUse:
         async for page in client.races(start_date=self._list_from):
             self.listed.update((race.race_id, race) for race in page.races)
             self.bad.extend(page.bad)
-        if not self.context.dry_run:
-            async with self.context.admin() as conn:
-                await partners.note_listed(conn, self.key[1])
         log.info("races.listed", timing_partner_id=self.key[0], credential_id=self.key[1], races=len(self.listed))
 
     async def _try_again(self, client: RunSignup) -> bool:

@@ -100,6 +100,7 @@ class CredentialWork(CredentialInUse):
                 await quarantine.set_aside(conn, bad, timing_partner_id=self.key[0], race_id=None, sync_history_id=None)
                 await quarantine.resolve_unseen(conn, self.key[0], None, ("races",), began)
                 await partners.mark_verified(conn, self.credential)
+                await partners.note_listed(conn, self.key[1])
         if bad:
             self.summary.errors.append(f"{len(bad)} records of the race list quarantined")
 

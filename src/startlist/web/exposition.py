@@ -73,7 +73,11 @@ def _families(m: Metrics) -> Iterator[GaugeMetricFamily]:
         ("startlist_calls_limit", "Calls that may be made in an hour.", lambda one: one.calls_per_hour),
         ("startlist_key_stopped", "Whether RunSignup refuses the key.", lambda one: one.stopped_at is not None),
         ("startlist_key_paused", "Whether RunSignup asked for patience.", lambda one: one.paused_until is not None),
-        ("startlist_list_failures", "Failed readings of its race list in a row.", lambda one: one.list_failures),
+        (
+            "startlist_list_failures",
+            "Times in a row that no race list could be taken.",
+            lambda one: one.list_failures,
+        ),
     ):
         yield _family(
             name, told, [((str(one.timing_partner_id), str(one.credential_id)), value(one)) for one in m.credentials],

@@ -167,7 +167,7 @@ class PastWork(CredentialInUse):
             planned.job = replace(job, reason=reason)  # what an earlier run had begun was less than this one wants
             self.queue.append(planned)
         else:
-            if not self.proof.is_set() and outcome.state in ("gone", "failed"):
+            if not planned.known and not self.proof.is_set() and outcome.state in ("gone", "failed"):
                 self.early.append((job.race_id, outcome))
             self._ended(planned, outcome)
 

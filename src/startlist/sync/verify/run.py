@@ -139,7 +139,9 @@ class _Partner:
         """Its events that are kept fresh."""
         if race.gone_at is not None:
             return frozenset()
-        return wanted_events(race, [], self.options, self.context.now()).event_ids
+        sent = self.listed.get(race.race_id)
+        held = {event.event_id for event in race.events if event.gone_at is None}
+        return wanted_events(race, [sent] if sent else [], self.options, self.context.now()).event_ids & held
 
     def _counts(self, event: Event) -> bool:
         race = self.listed.get(event.race_id)
@@ -170,16 +172,18 @@ class _Partner:
     async def _race(self, race_id: int) -> Verified:
         race, sent = (await self._stored(race_id)).get(race_id), self.listed.get(race_id)
         fresh = frozenset() if race is None else self._wanted(race)
-        if race is not None and (fresh or sent is None):
+        if race is not None and fresh:
             return await _verify_race(self.context, self.own, race, fresh, self._counts)
-        assert sent is not None  # noqa: S101 - a race that is not stored is on a list
-        coming = [event for event in sent.events if self._counts(event)]
-        found = Found(differences=[Difference(None, None, None, None, *one) for one in _lacking(race, sent, coming)])
+        name, zone = (sent.name, sent.timezone) if sent else (race.name if race else None, None)
+        coming = [event for event in sent.events if self._counts(event)] if sent else []
+        lacking = _lacking(race, sent, coming) if sent and coming else []
+        error = None if lacking else "nothing of it is to be kept fresh any more"  # since it was repaired
+        found = Found(differences=[Difference(None, None, None, None, *one) for one in lacking])
         async with self.context.admin() as conn:
             began = await cursors.clock(conn)
             return await _certified(
-                self.context, conn, (self.partner, race_id), sent.name, sent.timezone,
-                frozenset(event.event_id for event in coming), began, found, None,
+                self.context, conn, (self.partner, race_id), name, zone, frozenset(e.event_id for e in coming), began,
+                found, error,
             )  # fmt: skip
 
     async def _repair(self, verified: Verified) -> tuple[str, str | None]:
