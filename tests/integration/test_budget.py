@@ -286,6 +286,17 @@ async def test_three_refused_races_stop_a_credential_and_any_success_speaks_for_
         assert await call(4, None) == 0
         await shift(conn, "-3601 s")
         assert await call(5, 7) == 1
+        # Of another key's race a refusal tells nothing once this one was proved; a success does.
+        await conn.execute("insert into runsignup_races (timing_partner_id, race_id, name) values (1, 6, 'x')")
+        await conn.execute(
+            "insert into partner_provider_credentials (timing_partner_id, principal, secret) values (1, 'other', 's')"
+        )
+        other = "(select credential_id from partner_provider_credentials where principal = 'other')"
+        await conn.execute(f"update runsignup_races set credential_id = {other}".encode())
+        assert await call(6, 7) == 2
+        await partners.mark_verified(conn, credential)
+        assert len(await budget.refused_races(conn, credential.credential_id)) == 1
+        assert await call(6, None) == 0
     assert [budget.refusals_stop(range(n), range(50)) for n in (0, 1, 2, 3, 4)] == [False, False, False, True, True]
     assert [
         budget.refusals_stop(range(1), range(1)),
