@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ import pytest
 from startlist.sandbox import running
 from startlist.store import binaries, local
 from startlist.store.database import Database
+from tests.stored import Stored
 from tests.support import Cli
 from tests.syncing import PERSON
 from tests.truth import differences
@@ -108,6 +110,23 @@ def test_a_restore_into_a_fresh_database(cli: Cli, database_url: str, empty_data
     assert companies(empty_database_url) == ["Early Timing"]
     # Identities go on where they were, so that new rows do not collide with old ones.
     add_company(empty_database_url, "Next Timing")
+
+
+def test_no_id_of_a_change_is_given_out_again_after_a_restore(
+    cli: Cli, database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """Who remembers the last id would miss what is stored under ids that it has seen."""
+    with closing(Stored(database_url)) as stored:
+        stored.partner("Acme")
+        for number in (1, 2):
+            stored.bib(1, 10, 100, number, "assigned", new_bib=str(number))
+        assert cli("db", "backup", tmp_path / "a").code == 0
+        stored.bib(1, 10, 100, 3, "assigned", new_bib="3")
+        last = stored.conn.execute("select max(bib_change_id) from runsignup_bib_changes").fetchone()
+        assert cli("db", "restore", tmp_path / "a", "--yes").code == 0
+        stored.bib(1, 10, 100, 4, "assigned", new_bib="4")
+        again = stored.conn.execute("select max(bib_change_id) from runsignup_bib_changes").fetchone()
+    assert (last, again) == ((3,), (4,))
 
 
 def test_a_restore_over_tables_needs_a_yes(cli: Cli, database_url: str, tmp_path: Path) -> None:

@@ -51,8 +51,28 @@ async def foreign_key_file(rig: Rig) -> None:
     (rig.settings.home / "secret.key").write_text("A" * 43 + "=")
 
 
+async def foreign_program(rig: Rig) -> None:
+    rig.control.fault("error", times=None, code=17)
+
+
+async def a_server_that_takes_no_writes(rig: Rig) -> None:
+    name = (await rig.one("select current_database() as name"))["name"]
+    await rig.conn.execute(f'alter database "{name}" set default_transaction_read_only = on'.encode())
+
+
 FAULTS: dict[str, tuple[Plant, dict[str, Verdict]]] = {
     "refused key": (refused, {"API key": Verdict.FAIL, "clock": Verdict.WARN}),
+    "refused program": (
+        foreign_program,
+        {"caller registration": Verdict.FAIL, "API key": Verdict.WARN, "clock": Verdict.WARN},
+    ),
+    "read-only": (
+        a_server_that_takes_no_writes,
+        {
+            "database": Verdict.FAIL,
+            **dict.fromkeys(("clock", "API key", "stale races", "jobs", "quarantine", "suspicions"), Verdict.WARN),
+        },
+    ),
     "RunSignup is away": (unreachable, {"API key": Verdict.WARN, "clock": Verdict.WARN}),
     "key file for all": (open_key_file, {"key": Verdict.FAIL, "clock": Verdict.WARN}),
     "key file lost": (lost_key_file, {"key": Verdict.FAIL, "clock": Verdict.WARN}),

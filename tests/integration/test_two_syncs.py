@@ -130,11 +130,12 @@ def ended(children: list[subprocess.Popen[str]]) -> bool:
 
 
 def until_spent(at: Scene, budget: int, children: list[subprocess.Popen[str]]) -> None:
-    """Wait until the hour's calls are made, but for one that is not enough for a pass, and nobody is at work."""
+    """Wait until the hour's calls are made, but for one that is not enough for a pass, and both wait for the next."""
 
     def spent() -> bool:
         running = at.conn.execute("select from sync_history where status = 'running'").fetchall()
-        return at.control.counts()["calls"] >= budget - 1 and not running
+        begun = at.conn.execute("select from sync_runs where status = 'running'").fetchall()
+        return at.control.counts()["calls"] >= budget - 1 and not running and len(begun) == len(children)
 
     until(lambda: ended(children) or spent())
 

@@ -147,6 +147,26 @@ async def test_a_second_key_of_a_partner_is_proved_though_the_first_reads_their_
     accounts, status = await accepted(rig)
     assert [results(account)["authentication"] for account in accounts] == ["pass", "pass"]
     assert (results(accounts[1])["full pass"], status) == ("not_shown", 0)
+    assert "1 that it lists are read with another key" in found(accounts[1], "full pass")
+
+
+@pytest.mark.parametrize("broken", ["filter", "search"])
+async def test_each_key_answers_for_itself_though_another_reads_its_races(broken: str, rig: Rig) -> None:
+    second = rig.control.add_partner("Peak Timing", "v2")
+    rig.control.share(RACE, second["key"])
+    await rig.adopt()
+    rig.control.assign_bib(PERSON, 1207)
+    accounts, status = await accepted(rig)
+    assert (results(accounts[1]), status) == (dict.fromkeys(CHECKS, "pass") | {"full pass": "not_shown"}, 0)
+    at = {"endpoint": "participants", "key": second["name"], "incremental": broken == "filter"}
+    if broken == "filter":
+        rig.control.fault("empty", match=at, times=None)
+    else:
+        rig.control.fault("error", code=7, match=at, times=None)
+    accounts, status = await accepted(rig)
+    assert (results(accounts[0]), status) == (dict.fromkeys(CHECKS, "pass"), 1)
+    wrong = WINDOWS if broken == "filter" else ["bib search"]
+    assert [name for name, result in results(accounts[1]).items() if result == "fail"] == wrong
 
 
 async def test_a_race_that_is_held_or_cannot_be_read_is_not_a_full_pass(

@@ -15,6 +15,7 @@ from startlist.store.races import StoredEvent, StoredRace
 from startlist.sync.plan import (
     Kind,
     Options,
+    changed,
     counts,
     decide,
     estimated_calls,
@@ -195,3 +196,12 @@ def test_estimated_calls_of_a_full_pass() -> None:
     assert estimated_calls(2499, 1) == 2
     assert estimated_calls(10_000, 2) == 1 + 4 + 1
     assert estimated_calls(3_000, 1) == 2 + 1
+
+
+@pytest.mark.parametrize(("read", "now", "due"), [(70, 130, True), (70, 90, False), (125, 400, False)])
+def test_a_record_that_was_read_in_the_minute_of_its_change_is_read_once_more(read: int, now: int, due: bool) -> None:
+    """RunSignup dates changes by the minute: another one in the same minute looks like none."""
+    race = stored(event(), last_modified=NOW, record_read_at=NOW + timedelta(seconds=read))
+    sent = listed(sent_event(), last_modified=NOW)
+    assert changed(race, sent, NOW + timedelta(seconds=now)) is due
+    assert (needs_record(race, sent, NOW + timedelta(days=90), NOW + timedelta(seconds=now)) is not None) is due

@@ -44,9 +44,12 @@ def unknown(check: str, why: str) -> Finding:
     return Finding(check, Verdict.WARN, f"not checked: {why}")
 
 
-def database(where: Database, version: str, megabytes: float) -> Finding:
+def database(where: Database, version: str, megabytes: float, *, writable: bool) -> Finding:
     """A database that answers."""
     kind = "embedded" if where.embedded else "your own"
+    if not writable:
+        said = f"PostgreSQL {version} at {where.place} ({kind}) takes no writes: it is a standby, or set read-only"
+        return Finding("database", Verdict.FAIL, said, "name the server that writes, or let this one write again")
     return Finding("database", Verdict.PASS, f"PostgreSQL {version} at {where.place} ({kind}), {megabytes:,.0f} MB")
 
 
@@ -67,8 +70,12 @@ def key_file(
     return Finding("key", Verdict.PASS, f"{fingerprint} in {where}")
 
 
-def registration(settings: Settings, today: date) -> Finding:
+def registration(settings: Settings, today: date, probes: Iterable[Probed] = ()) -> Finding:
     """The caller registration, which RunSignup requires from 2027 on."""
+    refused = next((one.result for one in probes if one.caller_refused), None)
+    if refused is not None and settings.api_registration is not None:
+        todo = "correct STARTLIST_API_REGISTRATION and STARTLIST_API_REGISTRATION_SECRET; no key is to blame"
+        return Finding("caller registration", Verdict.FAIL, refused, todo)
     if settings.api_registration is not None:
         return Finding("caller registration", Verdict.PASS, "set")
     todo = (
@@ -76,8 +83,8 @@ def registration(settings: Settings, today: date) -> Finding:
         " STARTLIST_API_REGISTRATION_SECRET"
     )
     left = (REGISTRATION_REQUIRED - today).days
-    if left <= 0:
-        said = f"missing; RunSignup requires it since {REGISTRATION_REQUIRED}"
+    if left <= 0 or refused is not None:
+        said = f"missing; {refused or f'RunSignup requires it since {REGISTRATION_REQUIRED}'}"
         return Finding("caller registration", Verdict.FAIL, said, todo)
     said = f"missing; RunSignup requires it from {REGISTRATION_REQUIRED} on, in {words.counted(left, 'day')}"
     return Finding("caller registration", Verdict.WARN, said, todo)
@@ -110,6 +117,8 @@ def credential(one: CredentialState, probed: Probed | None) -> Finding:
     if one.stopped_at is not None and not (probed and probed.accepted):
         todo = f"give it the right secret: startlist partner rotate {partner}"
         return Finding("API key", Verdict.FAIL, f"{name} is stopped: {one.stopped_reason}", todo)
+    if probed is not None and probed.caller_refused:
+        return Finding("API key", Verdict.WARN, f"{name} was not checked: {probed.result}")
     if probed is not None and probed.accepted is None:
         return Finding("API key", Verdict.WARN, f"{name}: {probed.result}", f"startlist partner check {partner}")
     if one.unlisted:

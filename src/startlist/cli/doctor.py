@@ -74,24 +74,27 @@ async def examine(settings: Settings, *, offline: bool) -> list[Finding]:
     known = _Known()
     findings = [*await _database(settings, known)]
     usable = known.database is not None and all(one.verdict is Verdict.PASS for one in findings)
-    key = await _key(settings, known.database if usable else None)
-    findings += [key, checks.registration(settings, datetime.now(UTC).date())]
-    embedded = settings.database_url is None
-    findings.append(checks.disk(settings.home, embedded))
+    findings.append(await _key(settings, known.database if usable else None))
+    today, disk = datetime.now(UTC).date(), checks.disk(settings.home, settings.database_url is None)
     if not usable or known.database is None:
         why = "the database cannot be used"
         rest = ("clock", "API key", "stale races", "jobs", "quarantine", "suspicions")
-        return findings + [checks.unknown(name, why) for name in rest]
+        return [*findings, checks.registration(settings, today), disk, *(checks.unknown(name, why) for name in rest)]
     known.status = status = await read_status(known.database, settings, Filters())
     async with await known.database.connect(name="startlist reading") as conn:
         known.queue = await queue(conn)
-    findings += await _runsignup(
-        settings, known.database, status, known, offline=offline or key.verdict is Verdict.FAIL
-    )
-    findings.append(checks.stale(status))
-    findings.append(checks.jobs(known.database, status, known.queue))
-    findings += [checks.quarantine(status), checks.suspicions(status)]
-    return findings
+    silent = offline or findings[-1].verdict is Verdict.FAIL  # without its key no question can be asked
+    asked = await _runsignup(settings, known.database, status, known, offline=silent)
+    return [
+        *findings,
+        checks.registration(settings, today, known.probes),
+        disk,
+        *asked,
+        checks.stale(status),
+        checks.jobs(known.database, status, known.queue),
+        checks.quarantine(status),
+        checks.suspicions(status),
+    ]
 
 
 async def _database(settings: Settings, known: _Known) -> list[Finding]:
@@ -102,13 +105,14 @@ async def _database(settings: Settings, known: _Known) -> list[Finding]:
             known.database = found
             with translated():
                 size = await (await conn.execute("select pg_database_size(current_database())")).fetchone()
+                writable = await (await conn.execute("show transaction_read_only")).fetchone() == ("off",)
                 revision = await found.revision(conn)
             version = conn.info.parameter_status("server_version") or "of unknown version"
     except (ConfigurationError, DatabaseError) as error:
         todo = "startlist db url says which database is meant"
         failed = Finding("database", Verdict.FAIL, faults.text(error), todo)
         return [failed, checks.unknown("schema", "the database cannot be reached")]
-    answers = checks.database(found, version, (size[0] if size else 0) / 1e6)
+    answers = checks.database(found, version, (size[0] if size else 0) / 1e6, writable=writable)
     try:
         check_revision(revision, found.schema)
     except StartlistError as error:
@@ -149,11 +153,18 @@ async def _runsignup(
     if offline:
         findings = [checks.unknown("clock", "RunSignup was not asked")]
         return findings + [checks.credential(one, None) for one in status.credentials]
-    async with Context(database, settings, progress=Progress()) as context:
-        async with context.admin() as conn:
-            ring = await sealing.open_key_ring(conn, settings)
-            found = await partners.credentials(conn, ring, settings)
-        known.probes = await probe(context, found)
+    trouble = None
+    try:
+        async with Context(database, settings, progress=Progress()) as context:
+            async with context.admin() as conn:
+                ring = await sealing.open_key_ring(conn, settings)
+                found = await partners.credentials(conn, ring, settings)
+            known.probes = await probe(context, found)
+    except* DatabaseError as errors:
+        trouble = faults.text(next(faults.leaves(errors)))
+    if trouble is not None:
+        findings = [checks.unknown("clock", f"RunSignup could not be asked: {trouble}")]
+        return findings + [checks.credential(one, None) for one in status.credentials]
     by_key = {one.credential_id: one for one in known.probes}
     return [checks.clock(known.probes)] + [
         checks.credential(one, by_key.get(one.credential_id or 0)) for one in status.credentials

@@ -259,8 +259,8 @@ def _print(found: _Plan, problems: list[str], zone: tzinfo | None) -> None:
         say("\nAPI keys, each in its busiest hour")
         headings = ["partner", "name", "API key", "races", "hour", "calls", "of", "periods times", "for a backfill"]
         table(headings, rows)
-    else:
-        note("startlist: there is no timing partner yet: startlist partner add NAME --api-key K")
+    elif not found.unread:
+        note("startlist: there is no API key yet: startlist partner add NAME --api-key K")
     for credential, hours in found.forecast.credentials.items():
         state = found.credentials[credential]
         crowded = [hour for hour in hours if hour.crowds_out]

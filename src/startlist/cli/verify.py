@@ -40,7 +40,7 @@ def verify(
 
     With --account it asks instead, for each API key, whether the account can be relied on: a call that needs the key's
     rights, a full pass of the future events (which is stored), what RunSignup answers to "changed in 24 hours, 7 days,
-    30 days" beside what is stored, and the search for a bib that is known. About five calls for each race and four for
+    30 days" beside what is stored, and the search for a bib that is known. About six calls for each race and four for
     each key. It leaves a certificate for each key in account_verifications.
 
     Exit status: 0 complete; 1 something differs or could not be read, or a check of an account failed; 2 wrong

@@ -21,7 +21,7 @@ from startlist.store.partners import Credential
 from startlist.store.races import StoredRace
 from startlist.sync.context import Context
 from startlist.sync.credential import TRIED_AGAIN_AFTER, owner_of
-from startlist.sync.plan import Options
+from startlist.sync.plan import Options, changed
 from startlist.sync.summary import PartnerSummary
 from startlist.sync.work import CredentialWork
 
@@ -59,7 +59,7 @@ class Listed(CredentialWork):
         for race_id in self.mine & set(self.listed):
             if race_id not in stored:
                 self.new.add(race_id)
-            elif stored[race_id].last_modified != self.listed[race_id].last_modified:
+            elif changed(stored[race_id], self.listed[race_id], self.context.now()):
                 self.moved.add(race_id)
 
     async def find_proof(self, others: list[Listed]) -> bool:

@@ -50,7 +50,8 @@ select h.race_id, h.status, h.error_message, h.event_ids, c.participants_waterma
         where p.timing_partner_id = h.timing_partner_id and p.event_id = any(h.event_ids)
           and p.removed_at is null)::int as registrations
 from (select distinct on (race_id) * from sync_history
-      where run_id = any(%(runs)s::bigint[]) and credential_id = %(credential)s
+      where run_id = any(%(runs)s::bigint[])
+        and (%(credential)s::bigint is null or credential_id = %(credential)s)
       order by race_id, sync_history_id desc) as h
 left join sync_cursors as c on c.timing_partner_id = h.timing_partner_id and c.race_id = h.race_id
 order by h.race_id
@@ -86,8 +87,8 @@ returning account_verification_id
 """
 
 
-async def passes(conn: Connection, run_ids: Collection[int], credential_id: int) -> list[PassOfRace]:
-    """The races that these runs read with a credential."""
+async def passes(conn: Connection, run_ids: Collection[int], credential_id: int | None) -> list[PassOfRace]:
+    """The races that these runs read with a credential, or with any."""
     return await rows(conn, PassOfRace, PASSES, {"runs": list(run_ids), "credential": credential_id})
 
 

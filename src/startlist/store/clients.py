@@ -23,6 +23,7 @@ from startlist.store.database import Database, translated
 
 _SECRETS = ("password", "sslpassword")
 _CHUNK = 1 << 20
+_LOGS = {"runsignup_changes": "change_id", "runsignup_bib_changes": "bib_change_id"}  # which readers follow by the id
 _HEAD = 4096  # bytes of a script from pg_restore that hold its SET commands
 
 
@@ -112,6 +113,7 @@ def backup(database: Database, file: Path) -> Archive:
 def restore(database: Database, file: Path, *, replace: bool) -> Archive:
     """Put a backup in the place of our schema, in one transaction: all of it or, on any failure, nothing.
 
+    Change ids go on after those given out before it, so that who remembers the last one misses none.
     Raises `ConfigurationError` if the schema has tables and `replace` is false, or the file is no backup of it.
     """
     if not file.is_file():
@@ -138,13 +140,14 @@ def restore(database: Database, file: Path, *, replace: bool) -> Archive:
 
 def _replay(database: Database, archive: Archive, programs: Binaries, *, without_timeout: bool) -> None:
     prepare = "set local lock_timeout = '10s'; set local client_min_messages = warning;"
+    keep = _keep_ids(database)
     prepare += f' drop schema if exists "{database.schema}" cascade;'
     if not archive.makes_schema:
         prepare += f' create schema "{database.schema}";'
     read = [programs.program("pg_restore"), "--no-owner", "--no-privileges", "--file=-", str(archive.file)]
     # VERBOSITY=terse: DETAIL and CONTEXT would quote rows.
     options = ["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
-    write = [programs.program("psql"), *options, "--single-transaction", f"--command={prepare}", "--file=-"]
+    write = [programs.program("psql"), *options, "--single-transaction", f"--command={prepare}", "--file=-", *keep]
     with tempfile.TemporaryFile() as said:
         reader = subprocess.Popen(read, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)  # noqa: S603
         writer = subprocess.Popen(  # noqa: S603  # a list of ours, no shell
@@ -168,6 +171,24 @@ def _replay(database: Database, archive: Archive, programs: Binaries, *, without
         said.seek(0)
         if not whole or writer.returncode:
             raise DatabaseError(f"nothing was restored: {_said(said.read().decode(errors='replace'))}")
+
+
+def _keep_ids(database: Database) -> list[str]:
+    """Statements that let no id of a change be given out a second time, as options of psql."""
+    given: list[str] = []
+    query = """
+        select pg_sequence_last_value(pg_get_serial_sequence(%(table)s, %(column)s))
+        where to_regclass(%(table)s) is not null
+    """
+    with _connected(database) as connection:
+        for log, column in _LOGS.items():
+            table = f'"{database.schema}".{log}'
+            row = connection.execute(query, {"table": table, "column": column}).fetchone()
+            if row is not None and row[0] is not None:
+                sequence = f"pg_get_serial_sequence('{table}', '{column}')"
+                at_least = f"greatest(pg_sequence_last_value({sequence}), {row[0]})"
+                given.append(f"--command=select setval({sequence}, {at_least})")
+    return given
 
 
 def _pump(source: IO[bytes], target: IO[bytes], *, without_timeout: bool) -> None:

@@ -140,11 +140,14 @@ async def open_key_ring(conn: Connection, settings: Settings) -> KeyRing:
     if ring is None:
         path = key_file(settings)
         with translated():
-            if await _sealed(conn):
-                raise ConfigurationError(
-                    f"the API secrets in this database are sealed, and their key is not here: bring back the key file"
-                    f" {path}, or put the key into {VARIABLE}"
-                )
+            sealed = await _sealed(conn)
+        ring = read_key_ring(settings) if sealed else None  # another process may just have made it, and sealed with it
+        if sealed and ring is None:
+            raise ConfigurationError(
+                f"the API secrets in this database are sealed, and their key is not here: bring back the key file"
+                f" {path}, or put the key into {VARIABLE}"
+            )
+    if ring is None:
         make_key_file(path)
         ring = KeyRing(_read(path), path=path)
     with translated():

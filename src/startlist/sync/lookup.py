@@ -75,23 +75,30 @@ class Lookup:
 
 
 async def lookup(
-    context: Context, race_id: int, bib: str, timing_partner_id: int | None = None, *, patience: float = LONGEST_WAIT
+    context: Context,
+    race_id: int,
+    bib: str,
+    timing_partner_id: int | None = None,
+    *,
+    credential: Credential | None = None,
+    patience: float = LONGEST_WAIT,
 ) -> Lookup:
     """Ask RunSignup who has a bib in a race's present events, and compare with what is stored.
 
-    `patience`: seconds that it may wait for its call. Raises `ConfigurationError` when it is not clear whom to ask for,
-    or the bib is no number; the errors of `RunSignupError` when RunSignup could not be asked.
+    `credential`: ask with this one alone; `patience`: seconds that it may wait for its call. Raises
+    `ConfigurationError` when it is not clear whom to ask for, or the bib is no number; the errors of `RunSignupError`
+    when RunSignup could not be asked.
     """
     with translated():
         async with context.admin() as conn:
             partner = await search.partner_of_race(conn, race_id, timing_partner_id)
             race = (await stored_races(conn, partner, race_id))[race_id]
             wanted = wanted_events(race, [], Options(race_id=race_id), context.now())
-            credentials = await _credentials(context, conn, partner, race.credential_id)
+            usable = [credential] if credential else await _credentials(context, conn, partner, race.credential_id)
         events = sorted(wanted.event_ids)
         if not events:
             raise ConfigurationError(f"race {race_id} has no event that RunSignup could be asked for")
-        there = await _ask(context, credentials, race_id, events, bib, patience)
+        there = await _ask(context, usable, race_id, events, bib, patience)
         async with context.admin() as conn:
             ids = [one.registration_id for one in there]
             here = await search.stored_registrations(conn, partner, race_id, events, bib, ids)

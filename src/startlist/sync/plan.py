@@ -15,6 +15,7 @@ from startlist.store.races import StoredEvent, StoredRace
 from startlist.store.registrations import Key
 
 EASTERN = ZoneInfo("America/New_York")
+MINUTE_OF_A_CHANGE = timedelta(minutes=2)  # with what two clocks may differ
 RECORD_IS_FRESH = timedelta(days=1)
 RACE_WEEK = timedelta(days=7)
 SUSPICION_RETRIES = (timedelta(minutes=15), timedelta(hours=1))
@@ -128,7 +129,7 @@ def needs_record(
         return "new race"
     if stored.record_read_at is None and listed is not None:
         return "record never read"  # a backfill has stored the race, or the list alone
-    if listed is not None and listed.last_modified != stored.last_modified:
+    if listed is not None and changed(stored, listed, now):
         return "race changed"
     if every is not None:
         age = None if stored.record_read_at is None else _age(stored.record_read_at, now)
@@ -138,6 +139,18 @@ def needs_record(
     if listed is None and not stored.has_events:
         return "not listed"
     return "starts within 7 days" if next_start - now <= RACE_WEEK else None
+
+
+def changed(stored: StoredRace, listed: Race, now: datetime) -> bool:
+    """Whether the race may have changed since its record was read.
+
+    RunSignup dates changes by the minute: another one in the same minute looks like none. So a record that was read
+    so soon is read once more when that minute is over.
+    """
+    if listed.last_modified is None or listed.last_modified != stored.last_modified:
+        return listed.last_modified != stored.last_modified
+    settled = listed.last_modified + MINUTE_OF_A_CHANGE
+    return stored.record_read_at is not None and stored.record_read_at < settled <= now
 
 
 def decide(cursor: Cursor, wanted: Collection[int], options: Options, now: datetime) -> Decision:

@@ -17,13 +17,15 @@ from startlist.sync.context import Context
 class Probed:
     """A credential's answer. `accepted` is None when nothing could be asked, or the answer does not say.
 
-    `clock_ahead`: by how many seconds this machine's clock is ahead of RunSignup's; None without its answer.
+    `caller_refused`: RunSignup refuses this program, whatever the key. `clock_ahead`: by how many seconds this
+    machine's clock is ahead of RunSignup's; None without its answer.
     """
 
     credential_id: int
     accepted: bool | None
     result: str
     clock_ahead: float | None
+    caller_refused: bool = False
 
 
 async def probe(context: Context, credentials: Sequence[Credential]) -> list[Probed]:
@@ -49,7 +51,7 @@ async def _probe(context: Context, credential: Credential) -> Probed:
             ahead = None if page.candidate is None else _ahead(began, context.now(), page.candidate)
             break
     except CallerRefused as error:
-        return Probed(number, False, f"RunSignup refuses this program ({error})", None)
+        return Probed(number, None, f"RunSignup refuses this program ({error})", None, caller_refused=True)
     except (EventsGone, RaceGone):
         return Probed(number, None, f"race {race_id}, which it read last, is gone", None)
     except PermissionDenied as error:

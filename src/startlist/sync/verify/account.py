@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -98,7 +98,7 @@ class _Partner:
 
     def __init__(self, context: Context, options: Options, own: list[Credential]) -> None:
         self.context = context
-        self.options = Options(own[0].timing_partner_id, options.race_id, force_full=True)
+        self.options = Options(own[0].timing_partner_id, options.race_id, force_full=True, record_every=timedelta())
         self.partner = own[0].timing_partner_id
         first, told = options.list_from(context.now()), PartnerSummary(self.partner, own[0].company_name)
         self.works = [CredentialInUse(context, one, told, list_from=first, patience=PATIENCE) for one in own]
@@ -165,7 +165,7 @@ class _Partner:
         errors = [error for partner in done.partners for error in partner.errors]
         for race in (race for partner in done.partners for race in partner.races):
             if race.outcome.status == "skipped" and done.error is None:
-                done = await sync_within(self.context, Options(self.partner, race.race_id, force_full=True))
+                done = await sync_within(self.context, replace(self.options, race_id=race.race_id))
                 runs.append(done.run_id)
         if done.error is not None:
             raise done.error
@@ -186,12 +186,14 @@ class _Credential:
         own = [error for error in errors if error.startswith(mine) or not error.startswith("API key ")]
         async with self.context.admin() as conn:
             races = await acceptance.passes(conn, runs, self.credential_id)
+            others = [race for race in await acceptance.passes(conn, runs, None) if race.race_id in self.work.listed]
             cost = await acceptance.cost(conn, runs, self.credential_id)
-        read = [race for race in races if race.status in ("completed", "partial") and race.event_ids]
+        read = _read(races)
+        asked = read or _read(others)  # it takes over when the key that reads them is refused
         return [
-            _full_pass(races, read, cost, own),
-            *await self._filter(read),
-            await self._bib_search(read),
+            _full_pass(races, read, cost, own, shared=len(asked) - len(read)),
+            *await self._filter(asked),
+            await self._bib_search(asked),
         ]
 
     # -- the incremental filter --------------------------------------------------------------------------------------
@@ -271,7 +273,9 @@ class _Credential:
             )
 
     async def _is_found(self, known: KnownBib) -> bool:
-        found = await lookup(self.context, known.race_id, known.bib_num, self.partner, patience=PATIENCE)
+        found = await lookup(
+            self.context, known.race_id, known.bib_num, self.partner, credential=self.work.credential, patience=PATIENCE
+        )
         return any(
             (one.event_id, one.registration_id) == (known.event_id, known.registration_id)
             and one.verdict in (Verdict.SAME, Verdict.DIFFERS)
@@ -300,8 +304,17 @@ class _Answer:
         return bool(self.unanswered or self.otherwise)
 
 
+def _read(races: Sequence[PassOfRace]) -> list[PassOfRace]:
+    return [race for race in races if race.status in ("completed", "partial") and race.event_ids]
+
+
 def _full_pass(
-    races: Sequence[PassOfRace], read: Sequence[PassOfRace], cost: acceptance.Cost, errors: Sequence[str]
+    races: Sequence[PassOfRace],
+    read: Sequence[PassOfRace],
+    cost: acceptance.Cost,
+    errors: Sequence[str],
+    *,
+    shared: int,
 ) -> Check:
     figures: dict[str, Any] = {
         "races": len(read),
@@ -319,7 +332,8 @@ def _full_pass(
     if errors:  # there may be races that nobody has heard of
         return Check("full pass", FAIL, f"{told}; {'; '.join(errors)}", figures)
     if not read:
-        return Check("full pass", NOT_SHOWN, "no race with future events is read with it", figures)
+        by_another = f"; {shared} that it lists are read with another key of the partner" if shared else ""
+        return Check("full pass", NOT_SHOWN, f"no race with future events is read with it{by_another}", figures)
     return Check("full pass", PASS, told, figures)
 
 
