@@ -103,8 +103,9 @@ def test_two_processes_share_one_budget(database: Database, cli: Cli) -> None:
         at.conn.execute("update partner_provider_credentials set calls_per_hour = %s", [budget])
         for _ in range(3):
             at.control.reset_log()
+            (before,) = at.conn.execute("select coalesce(max(run_id), 0) from sync_runs").fetchone() or (0,)
             children = start_two(at)
-            until_spent(at, budget, children)
+            until_spent(at, budget, before, children)
             for child in children:
                 child.terminate()
             for child in children:
@@ -129,12 +130,12 @@ def ended(children: list[subprocess.Popen[str]]) -> bool:
     return all(child.poll() is not None for child in children)
 
 
-def until_spent(at: Scene, budget: int, children: list[subprocess.Popen[str]]) -> None:
+def until_spent(at: Scene, budget: int, before: int, children: list[subprocess.Popen[str]]) -> None:
     """Wait until the hour's calls are made, but for one that is not enough for a pass, and both wait for the next."""
 
     def spent() -> bool:
         running = at.conn.execute("select from sync_history where status = 'running'").fetchall()
-        begun = at.conn.execute("select from sync_runs where status = 'running'").fetchall()
+        begun = at.conn.execute("select from sync_runs where run_id > %s", [before]).fetchall()
         return at.control.counts()["calls"] >= budget - 1 and not running and len(begun) == len(children)
 
     until(lambda: ended(children) or spent())
