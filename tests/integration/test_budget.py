@@ -266,6 +266,25 @@ async def test_retry_after_is_kept(database: Database, tmp_path: Path) -> None:
         assert await pauses(conn, credential) == 60
 
 
+async def test_the_budget_is_exact_whatever_isolation_the_database_begins_with(
+    database: Database, tmp_path: Path
+) -> None:
+    async with await database.connect() as conn:
+        credential = await credential_of(conn, tmp_path, calls_per_hour=1)
+        row = await (await conn.execute("select current_database()")).fetchone()
+        assert row is not None
+        await conn.execute(f"alter database \"{row[0]}\" set default_transaction_isolation = 'serializable'".encode())
+    async with await database.connect() as one, await database.connect() as other:
+        async with one.transaction():
+            assert isinstance(await reserve(one, credential), Reservation)
+            waiting = asyncio.create_task(reserve(other, credential))
+            query = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            while not await (await one.execute(query)).fetchall():
+                await one.execute("select pg_stat_clear_snapshot()")
+                await asyncio.sleep(0.01)
+        assert isinstance(await waiting, Wait)
+
+
 async def test_three_refused_races_stop_a_credential_and_any_success_speaks_for_it(
     database: Database, tmp_path: Path
 ) -> None:

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from startlist.errors import DatabaseError
 from startlist.schedule.daily import LISTINGS, upcoming
-from startlist.store import history, metrics, partners, processes
+from startlist.store import history, metrics, partners, processes, schedule
 from tests.scheduling import NEW_YORK, Schedule
 from tests.syncing import FIRST, PERSON, RACE, SECOND, Rig
 
@@ -87,6 +88,26 @@ async def test_a_race_that_changed_has_its_record_read_and_is_due(at: Schedule, 
     assert "race" in [call["endpoint"] for call in await at.turn(other)]
 
 
+async def test_that_a_race_changed_is_not_forgotten_between_two_commits(
+    at: Schedule, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.sync()
+    await at.lists()
+    await rig.pass_time(3_600)
+    rig.control.clock(advance=3_600)
+    rig.control.edit_race(RACE, name="Moved")
+
+    async def lost(*_: object) -> None:
+        raise DatabaseError("the connection was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schedule, "record_unread", lost)
+        await at.lists()
+    await at.lists()
+    row = await rig.one("select name, record_read_at from runsignup_races")
+    assert (row["name"], row["record_read_at"]) == ("Moved", None)
+
+
 async def test_at_the_base_time_every_race_is_due(at: Schedule, rig: Rig) -> None:
     await at.lists()
     await at.turn()
@@ -122,6 +143,14 @@ async def test_a_list_that_cannot_be_taken_for_long_is_told_until_it_can(endpoin
     await rig.sync()  # a sync shows it as well
     (state,) = await partners.states(rig.conn, rig.settings)
     assert not state.unlisted
+
+
+async def test_syncs_by_hand_tell_of_a_list_that_cannot_be_read_as_well(rig: Rig) -> None:
+    rig.control.fault("http", status=503, match={"endpoint": "races"}, times=None)
+    for _ in range(partners.LIST_FAILURES):
+        assert (await rig.sync()).exit_status == 1
+    (state,) = await partners.states(rig.conn, rig.settings)
+    assert (state.unlisted, state.stopped_at) == (True, None)
 
 
 @pytest.mark.parametrize("paused", ["list", "proof"])

@@ -307,3 +307,69 @@ async def test_a_checkpoint_that_cannot_be_read_is_left_aside(rig: Rig, unreadab
     assert rig.endpoints() == {"races": 1, "participants": 1, "removed_participants": 1}
     assert (await rig.cursor())["checkpoint"] is None
     await rig.assert_truth()
+
+
+# -- checkpoints, suspicions, fallbacks --------------------------------------------------------------------------------
+
+
+async def test_rule_4_a_forced_pass_that_waits_before_its_first_page_takes_up_no_older_full_one(rig: Rig) -> None:
+    rig.control.remove_event(SECOND)
+    rig.control.register(FIRST, 1300)
+    rig.control.fault("clamp", rows=500, times=None)
+    await rig.sync()
+    rig.control.fault("http", match={"endpoint": "participants", "page_after": True}, times=3)
+    assert (await rig.sync(force_full=True)).status == "failed"
+    rig.control.edit(PERSON, silent=True, last_name="Silent")  # on the page that was read
+    rig.control.fault("error", match={"endpoint": "participants"}, code=14, times=1)
+    assert (await rig.sync(race_id=RACE, force_full=True, sleep=rig.sleep)).status == "completed"
+    await rig.assert_truth()
+
+
+@pytest.mark.parametrize("forced", [True, False], ids=["forced", "accepting"])
+async def test_rule_4_a_forced_pass_that_waits_before_its_first_page_stays_a_full_one(forced: bool, rig: Rig) -> None:
+    rig.control.remove_event(SECOND)
+    await rig.sync()
+    rig.control.fault("http", match={"endpoint": "removed_participants"}, times=3)
+    assert (await rig.sync()).status == "failed"
+    assert (await rig.cursor())["checkpoint"]["kind"] == "incremental"
+    rig.control.edit(PERSON, silent=True, last_name="Silent")
+    rig.control.fault("error", match={"endpoint": "participants"}, code=14, times=1)
+    done = await rig.sync(race_id=RACE, sleep=rig.sleep, force_full=forced, accept_missing=not forced)
+    assert done.status == "completed"
+    await rig.assert_truth()
+
+
+async def test_rule_3_an_event_that_left_and_came_back_under_a_suspicion_is_read_in_full(rig: Rig) -> None:
+    (other,) = rig.control.register(SECOND, 1)
+    rig.control.register(SECOND, 3)
+    await rig.sync()
+    rig.control.vanish(event_id=FIRST)
+    await rig.sync(force_full=True)
+    assert (await rig.last_pass())["status"] == "partial"
+    rig.control.remove_event(SECOND)
+    await rig.sync()
+    rig.control.edit(other, last_name="Changed")
+    rig.control.clock(advance=300)
+    await rig.sync()  # the watermark moves, for the first event only
+    rig.control.restore_event(SECOND)
+    await rig.sync()
+    assert (await rig.registration(other))["last_name"] == "Changed"
+
+
+async def test_rule_5_a_fallback_that_was_interrupted_goes_on(rig: Rig) -> None:
+    rig.control.remove_event(SECOND)
+    rig.control.register(FIRST, 1300)
+    rig.control.fault("clamp", rows=500, times=None)
+    await rig.sync()
+    rig.control.fault("truncate", match={"endpoint": "participants", "incremental": True}, times=None)
+
+    class Stop(Progress):
+        def page_stored(self, timing_partner_id: int, race_id: int, rows: int) -> None:
+            task.cancel()
+
+    task = asyncio.ensure_future(rig.sync(progress=Stop()))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await rig.cursor())["checkpoint"]["kind"] == "full"
+    await rig.sync()
+    assert len(rig.asked("participants")) == 2, "the pages that were left"

@@ -158,7 +158,9 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Ask RunSignup whether it accepts the API keys: two calls for each; an accepted one is no longer stopped.
+    """Ask RunSignup whether it accepts the API keys: two calls for each, up to four for one that is refused.
+
+    An accepted one is no longer stopped. Where RunSignup could not be asked, "accepted" is empty (JSON: null).
 
     Exit status: 0 all are accepted, 1 one is not.
 

@@ -58,7 +58,8 @@ set participants_watermark = coalesce(excluded.participants_watermark, c.partici
     event_ids = excluded.event_ids,
     last_full_at = coalesce(excluded.last_full_at, c.last_full_at),
     last_incremental_at = coalesce(excluded.last_incremental_at, c.last_incremental_at),
-    suspicion = case when %(full)s then null else c.suspicion end,
+    -- after an incremental pass event_ids alone says what the watermark covers
+    suspicion = case when not %(full)s then jsonb_set(c.suspicion, '{asked}', '[]') end,
     checkpoint = null,
     stale_at = case when c.planned_at is null or c.next_sync_at is null then c.stale_at
                     else greatest(c.stale_at, now() + make_interval(secs =>

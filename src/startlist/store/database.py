@@ -34,7 +34,7 @@ _CLIENT_DEFAULTS = {
 # And with these the server notices a dead client, whose advisory locks it frees.
 _SERVER_OPTIONS = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25000"
-    " -c timezone=UTC -c datestyle=ISO"
+    " -c timezone=UTC -c datestyle=ISO -c default_transaction_isolation=read\\ committed"
 )
 
 # What a user has set for psql: libpq sends it too, and then it wins over our options.

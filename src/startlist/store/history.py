@@ -144,6 +144,12 @@ async def save_figures(conn: Connection, sync_history_id: int, figures: Figures)
     await conn.execute(FIGURES, {**asdict(figures), "id": sync_history_id})
 
 
+async def note_fallback(conn: Connection, sync_history_id: int) -> None:
+    """Note that a pass has become a full one, which holds also if it is interrupted."""
+    query = "update sync_history set sync_type = 'full_fallback' where sync_history_id = %s"
+    await conn.execute(query, [sync_history_id])
+
+
 async def close_pass(
     conn: Connection,
     sync_history_id: int,

@@ -379,6 +379,13 @@ async def mark_verified(conn: Connection, credential: Credential) -> None:
         await conn.execute(query, [credential.credential_id, credential.rotated_at])
 
 
+async def note_unlisted(conn: Connection, credential_id: int) -> None:
+    """Its race list could not be read once more."""
+    query = "update partner_provider_credentials set list_failures = list_failures + 1 where credential_id = %s"
+    with translated():
+        await conn.execute(query, [credential_id])
+
+
 async def note_listed(conn: Connection, credential_id: int) -> None:
     """Its race list was read, and the key proved."""
     query = "update partner_provider_credentials set list_failures = 0 where credential_id = %s and list_failures > 0"

@@ -99,7 +99,9 @@ set (credential_id, name, timezone, url, next_date, last_date, is_draft_race, is
   = (excluded.credential_id, excluded.name, excluded.timezone, excluded.url, excluded.next_date, excluded.last_date,
      excluded.is_draft_race, coalesce(excluded.is_private_race, r.is_private_race), excluded.is_registration_open,
      excluded.address, excluded.created, excluded.last_modified, r.additional_data || excluded.additional_data,
-     excluded.field_errors, coalesce(excluded.record_read_at, r.record_read_at), null)
+     excluded.field_errors,
+     case when r.last_modified is distinct from excluded.last_modified then excluded.record_read_at
+          else coalesce(excluded.record_read_at, r.record_read_at) end, null)
 where (r.credential_id, r.name, r.timezone, r.url, r.next_date, r.last_date, r.is_draft_race, r.is_private_race,
        r.is_registration_open, r.address, r.created, r.last_modified, r.additional_data, r.field_errors, r.gone_at)
     is distinct from

@@ -15,6 +15,7 @@ from startlist.errors import (
     PermissionDenied,
     RaceGone,
     RequestRefused,
+    Retry,
     RunSignupError,
 )
 from startlist.runsignup import Race
@@ -31,13 +32,16 @@ RACES_ASKED = 3  # at most: a single race may be closed to a good key
 
 @dataclass(frozen=True)
 class Checked:
-    """What one credential's check found; `race_id` is the race whose registrations could be read."""
+    """What one credential's check found; `race_id` is the race whose registrations could be read.
+
+    `accepted` is None where RunSignup could not be asked.
+    """
 
     timing_partner_id: int
     company_name: str
     credential_id: int
     principal: str
-    accepted: bool
+    accepted: bool | None
     races_listed: int
     race_id: int | None
     result: str
@@ -68,13 +72,14 @@ async def check_credential(context: Context, credential: Credential) -> Checked:
     """
     races: list[Race] = []
     race_id = None
+    accepted: bool | None
     try:
         races = await _listed(context, credential)
         accepted, race_id, result = await _ask(context, credential, races)
     except CallerRefused:
         raise
     except RunSignupError as error:
-        accepted, result = False, str(error)
+        accepted, result = (None if isinstance(error, Retry) else False), str(error)
     if accepted:
         async with context.admin() as conn:
             await partners.mark_verified(conn, credential)

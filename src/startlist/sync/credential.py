@@ -155,7 +155,11 @@ class CredentialInUse:
         except CredentialRefused as error:
             await self._stop(str(error))
         except RunSignupError as error:
-            self.refuse(f"the race list could not be read: {error}")
+            if not self.context.dry_run:
+                async with self.context.admin() as conn:
+                    await partners.note_unlisted(conn, self.key[1])
+            self._give_up(f"the race list could not be read: {error}")
+            log.error("list.failed", timing_partner_id=self.key[0], credential_id=self.key[1], message=str(error))
         finally:
             self.told.other_calls += gate.calls
 
@@ -301,9 +305,12 @@ class CredentialInUse:
 
     def refuse(self, reason: str) -> None:
         """Use the credential no more in this run, and say why."""
+        self._give_up(reason)
+        log.error("credential.refused", timing_partner_id=self.key[0], credential_id=self.key[1], reason=reason)
+
+    def _give_up(self, reason: str) -> None:
         self.refusal = reason
         self.told.errors.append(f"API key {self.credential.principal}: {reason}")
-        log.error("credential.refused", timing_partner_id=self.key[0], credential_id=self.key[1], reason=reason)
 
 
 W = TypeVar("W", bound=CredentialInUse)

@@ -89,8 +89,7 @@ class _Pass:
         try:
             await self._prepare()
         except psycopg.errors.ForeignKeyViolation:  # while it waited
-            removed = CredentialRemoved("the timing partner or its API key was removed meanwhile")
-            return Outcome("failed", self.decision.kind, self.decision.reason, frozenset(), Figures(), error=removed)
+            return self._removed()
         try:
             await self._read_record()
             await self._read_feeds()
@@ -130,11 +129,18 @@ class _Pass:
     async def skip(self) -> Outcome:
         wanted = wanted_events(None, self._sent(), self.job.options, self.means.now()).event_ids
         reason = "another run holds this race"
-        await history.record_skipped(
-            self.conn, run_id=self.means.run_id, timing_partner_id=self.key[0],
-            credential_id=self.job.credential_id, race_id=self.key[1], event_ids=wanted, reason=reason,
-        )  # fmt: skip
+        try:
+            await history.record_skipped(
+                self.conn, run_id=self.means.run_id, timing_partner_id=self.key[0],
+                credential_id=self.job.credential_id, race_id=self.key[1], event_ids=wanted, reason=reason,
+            )  # fmt: skip
+        except psycopg.errors.ForeignKeyViolation:  # by whoever held the race: to remove it
+            return self._removed()
         return Outcome("skipped", Kind.INCREMENTAL, reason, wanted, Figures())
+
+    def _removed(self) -> Outcome:
+        removed = CredentialRemoved("the timing partner or its API key was removed meanwhile")
+        return Outcome("failed", self.decision.kind, self.decision.reason, frozenset(), Figures(), error=removed)
 
     async def _prepare(self) -> None:
         conn = self.conn
@@ -200,19 +206,23 @@ class _Pass:
                     raise
                 self.fell_back = True
                 self.decision = Decision(Kind.FULL, str(error))
+                await history.note_fallback(self.conn, self.history_id)
                 log.warning("pass.fell_back", race_id=self.key[1], cause=str(error))
                 await self._begin()
 
     async def _begin(self) -> None:
         """Take up the checkpoint of the same pass, or begin one."""
         options, now, kind, events = self.job.options, self.begun, self.decision.kind, self.wanted.event_ids
-        anew = (options.force_full or options.accept_missing) and not self.job.resume
-        found = None if anew or self.fell_back else Checkpoint.stored(self.cursor, events, now)
-        if found is not None and self.job.resume and found.kind is not kind:
+        forced = options.force_full or options.accept_missing
+        anew = (forced and not self.job.resume) or self.fell_back
+        found = None if anew else Checkpoint.stored(self.cursor, events, now)
+        if found is not None and self.job.resume and found.kind is not kind and not forced:
             kind, self.decision = found.kind, Decision(found.kind, "going on after a wait")  # so does a fallback
         if found is None or found.kind is not kind:
             active = await races.active_rows(self.conn, self.key[0], events) if kind is Kind.FULL else {}
             found = Checkpoint.fresh(kind, events, self.cursor, active, now)
+            if self.cursor.checkpoint is not None:  # else what goes on after a wait would take up the old one
+                await self.ledger.keep(found)
         self.checkpoint = found
         last_query = self.cursor.participants_watermark if kind is Kind.FULL and not options.repair else None
         scope = Scope(
