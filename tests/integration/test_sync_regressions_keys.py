@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from startlist.store import partners
+from startlist.store import history, partners
+from startlist.store.cursors import lock_race
+from startlist.store.database import Connection
 from startlist.sync.progress import Progress
 from tests.support import MakeSettings, terminate
 from tests.syncing import PERSON, RACE, Rig
@@ -120,6 +122,26 @@ async def test_a_partner_removed_while_it_waits_costs_the_others_nothing(rig: Ri
     assert "was removed meanwhile" in done.failed_syncs()[0]["error"]
     await rig.assert_truth(race, partner=2)
     assert await rig.rows("select distinct timing_partner_id as id from runsignup_races") == [{"id": 2}]
+
+
+async def test_a_partner_removed_by_who_holds_its_race_costs_the_others_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race = await add_partner(rig)
+    await rig.sync()
+    record_skipped = history.record_skipped
+
+    async def removed_before(conn: Connection, **values: Any) -> None:
+        await rig.conn.execute("delete from timing_partners where timing_partner_id = 1")
+        await record_skipped(conn, **values)
+
+    monkeypatch.setattr(history, "record_skipped", removed_before)
+    async with await rig.database.connect(name="holder") as holder:
+        assert await lock_race(rig.database, holder, 1, RACE)
+        done = await rig.sync()
+    assert (done.status, done.error) == ("failed", None)
+    assert "was removed meanwhile" in done.failed_syncs()[0]["error"]
+    await rig.assert_truth(race, partner=2)
 
 
 async def test_a_refusal_of_the_old_secret_does_not_stop_the_new_one(rig: Rig) -> None:
