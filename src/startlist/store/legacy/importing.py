@@ -137,7 +137,7 @@ class _Import:
         rows.sort(key=lambda row: int(row["timing_partner_id"]))
         taken.read = len(rows)
         names = {row["timing_partner_id"]: _name(row) for row in rows}
-        for alike in (_by_id_and_name, self._by_key(), _by_name):  # by its key last but one: two may have had one
+        for alike in (_by_id_and_name, self._by_key(), _by_name):  # not by its key first: two may have had one
             for old, name in names.items():
                 if old not in self.partners and (number := alike(old, _folded(name), free)) is not None:
                     self.partners[old] = number
